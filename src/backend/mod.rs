@@ -1,0 +1,241 @@
+//! Devices that can run a step, behind one trait.
+//!
+//! Neighbours: `engine` turns a batch into [`Op`]s; a backend runs them and says when each
+//! began and ended; `cost` says what each had to move. A backend knows no request, no
+//! scheduler, no file.
+
+use std::ops::Range;
+
+use crate::model::Shape;
+use crate::unit::{Bytes, Nanos};
+
+/// A matrix product of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Projection {
+    /// Query, key and value in one, biases added.
+    Qkv,
+    /// Attention output, added to the residual stream.
+    Output,
+    /// Gate and up in one, SwiGLU applied.
+    GateUp,
+    /// Down, added to the residual stream.
+    Down,
+    /// The head, for the rows that ask for logits.
+    Head,
+}
+
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Norm {
+    /// Before attention.
+    Attention,
+    /// Before the feed-forward layer.
+    Ffn,
+    /// Before the head; only the rows that ask for logits.
+    Final,
+}
+
+/// One operation of a step, in fused form. Activations live in the backend's own buffers:
+/// the residual stream, the normed rows, query/key/value, attention output, feed-forward
+/// activations and logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Token ids to rows of the residual stream.
+    Embed,
+    /// Residual rows to normed rows. `layer` is ignored for [`Norm::Final`].
+    Norm {
+        /// The layer.
+        layer: u32,
+        /// Which norm.
+        norm: Norm,
+    },
+    /// A matrix product. `layer` is ignored for [`Projection::Head`].
+    Linear {
+        /// The layer.
+        layer: u32,
+        /// Which product.
+        projection: Projection,
+    },
+    /// Query and key norms where the model has them, rotation, and keys and values into the
+    /// cache.
+    RopeAppend {
+        /// The layer.
+        layer: u32,
+    },
+    /// Attention of the sequences with one query row each.
+    AttentionDecode {
+        /// The layer.
+        layer: u32,
+    },
+    /// Causal attention of the sequences with several query rows, over prefix and themselves.
+    AttentionPrefill {
+        /// The layer.
+        layer: u32,
+    },
+    /// Logits to tokens.
+    Sample,
+}
+
+/// How a token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest token; else logits are divided by it.
+    pub temperature: f32,
+    /// Only the likeliest `top_k` tokens; 0 for all.
+    pub top_k: u32,
+    /// Only the likeliest tokens that together reach this probability; 1 for all.
+    pub top_p: f32,
+    /// Seed of this draw; two draws with the same seed and logits give the same token.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The likeliest token.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+}
+
+/// A chosen token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub token: u32,
+    /// The natural logarithm of its probability before temperature and cuts.
+    pub logprob: f32,
+}
+
+/// The rows of one sequence in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceRows<'a> {
+    /// Its rows among the step's rows.
+    pub rows: Range<u32>,
+    /// Tokens already in its cache; row `i` has position `context + i`.
+    pub context: u32,
+    /// KV blocks that hold positions `0 .. context + rows.len()`, in order.
+    pub blocks: &'a [u32],
+}
+
+/// Everything a step works on.
+#[derive(Clone, Debug)]
+pub struct StepInputs<'a> {
+    /// One token id per row.
+    pub tokens: &'a [u32],
+    /// The sequences; sequences with one row come first. Together they cover all rows in order.
+    pub sequences: &'a [SequenceRows<'a>],
+    /// Rows that ask for logits, ascending.
+    pub logits_rows: &'a [u32],
+    /// One per row that asks for logits.
+    pub sampling: &'a [Sampling],
+}
+
+/// When an operation ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// When it began.
+    pub start: Nanos,
+    /// When it ended.
+    pub end: Nanos,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// `cpu` or `cuda`.
+    pub kind: &'static str,
+    /// The maker's name for it.
+    pub name: String,
+    /// Memory it has.
+    pub memory: Bytes,
+    /// Memory that weights take.
+    pub weights: Bytes,
+    /// Memory that activations and staging take.
+    pub workspace: Bytes,
+    /// Memory that the KV pool takes.
+    pub kv_pool: Bytes,
+}
+
+/// How large a backend is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most rows in a step.
+    pub rows: u32,
+    /// The most rows that ask for logits in a step.
+    pub logits_rows: u32,
+    /// KV blocks in the pool.
+    pub kv_blocks: u32,
+    /// Tokens in a KV block.
+    pub block_tokens: u32,
+}
+
+/// Why a device could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Memory ran out.
+    #[error("out of device memory: {what} needs {needed} bytes, {available} are free")]
+    OutOfMemory {
+        /// What was to be stored.
+        what: String,
+        /// Bytes it needs.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+    },
+    /// A step was larger than the backend was built for, or pointed outside its pool.
+    #[error("step outside the backend's limits: {0}")]
+    Limits(String),
+    /// The device failed while it ran.
+    #[error("device failed: {0}")]
+    Lost(String),
+    /// The model could not be read.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+}
+
+/// A device that runs steps.
+///
+/// Duties of an implementor:
+/// 1. `begin_step` copies its inputs; they may change after it returns.
+/// 2. `launch` runs operations in the order they are given, as if one after another. It may
+///    return before they ran.
+/// 3. `end_step` returns when every operation of the step has run. It appends one [`Span`] per
+///    launch, in launch order, in the clock the backend was built with, and one [`Sampled`] per
+///    row that asked for logits, in order.
+/// 4. Nothing is allocated between `begin_step` and `end_step`.
+/// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
+///    of the step, nor on how its sequence was cut into steps.
+/// 6. After an error the backend may be dropped, and nothing else.
+pub trait Backend {
+    /// What the device is and how its memory is used.
+    fn description(&self) -> &Description;
+
+    /// The model's dimensions.
+    fn shape(&self) -> &Shape;
+
+    /// What it was built for.
+    fn limits(&self) -> Limits;
+
+    /// Takes the inputs of a step.
+    ///
+    /// # Errors
+    /// [`DeviceError::Limits`] if the step is larger than [`Backend::limits`].
+    fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError>;
+
+    /// Runs or enqueues one operation.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] if the device failed.
+    fn launch(&mut self, op: Op) -> Result<(), DeviceError>;
+
+    /// Waits for the step and hands over its spans and tokens.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] if the device failed.
+    fn end_step(
+        &mut self,
+        spans: &mut Vec<Span>,
+        sampled: &mut Vec<Sampled>,
+    ) -> Result<(), DeviceError>;
+
+    /// The logits of the last step, `[logits_rows, vocab]` row-major. For quality checks; slow
+    /// on a device with its own memory.
+    fn logits(&self) -> &[f32];
+}

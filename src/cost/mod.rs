@@ -1,0 +1,1 @@
+//! The floor: bytes and operations an operation must take.

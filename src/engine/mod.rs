@@ -1,0 +1,1 @@
+//! One step: decision, launches, tokens, facts.

@@ -1,0 +1,1 @@
+//! Double entry over several commodities, and the trial balance.

@@ -1,0 +1,19 @@
+//! Gemba: an inference waste profiler and kaizen analyzer.
+//!
+//! The crate is an hourglass whose waist is the run folder. The making arm (`model`, `cost`,
+//! `backend`, `workload`, `schedule`, `engine`, `session`) runs a workload on the reference
+//! engine and appends facts; the reading arm (`waste`, `report` and the surfaces) explains
+//! them. Neither knows the other; `tests/architecture.rs` holds the table of who may know whom.
+//! `ARCHITECTURE.md` is the tour.
+
+pub mod backend;
+pub mod cost;
+pub mod engine;
+pub mod event;
+pub mod ledger;
+pub mod model;
+pub mod schedule;
+pub mod session;
+pub mod trace;
+pub mod unit;
+pub mod workload;

@@ -1,0 +1,1 @@
+//! Pure, deterministic decisions: queue, block pool, batch, preemption.

@@ -1,0 +1,1 @@
+//! Binds workload, engine and recorder into a run.

@@ -1,0 +1,1 @@
+//! Declarative demand: who asks what, when.
