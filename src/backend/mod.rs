@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+pub mod cpu;
+
+use crate::cost::{Kernel, Storage};
 use crate::model::Shape;
 use crate::unit::{Bytes, Nanos};
 
@@ -74,6 +77,44 @@ pub enum Op {
     },
     /// Logits to tokens.
     Sample,
+}
+
+impl Op {
+    /// The kernel that runs it.
+    #[must_use]
+    pub const fn kernel(self) -> Kernel {
+        match self {
+            Self::Embed => Kernel::Embed,
+            Self::Norm { norm: Norm::Attention, .. } => Kernel::AttentionNorm,
+            Self::Norm { norm: Norm::Ffn, .. } => Kernel::FfnNorm,
+            Self::Norm { norm: Norm::Final, .. } => Kernel::FinalNorm,
+            Self::Linear { projection: Projection::Qkv, .. } => Kernel::Qkv,
+            Self::Linear { projection: Projection::Output, .. } => Kernel::Output,
+            Self::Linear { projection: Projection::GateUp, .. } => Kernel::GateUp,
+            Self::Linear { projection: Projection::Down, .. } => Kernel::Down,
+            Self::Linear { projection: Projection::Head, .. } => Kernel::Head,
+            Self::RopeAppend { .. } => Kernel::RopeAppend,
+            Self::AttentionDecode { .. } => Kernel::AttentionDecode,
+            Self::AttentionPrefill { .. } => Kernel::AttentionPrefill,
+            Self::Sample => Kernel::Sample,
+        }
+    }
+
+    /// The layer it belongs to, if it belongs to one.
+    #[must_use]
+    pub const fn layer(self) -> Option<u32> {
+        match self {
+            Self::Embed
+            | Self::Sample
+            | Self::Norm { norm: Norm::Final, .. }
+            | Self::Linear { projection: Projection::Head, .. } => None,
+            Self::Norm { layer, .. }
+            | Self::Linear { layer, .. }
+            | Self::RopeAppend { layer }
+            | Self::AttentionDecode { layer }
+            | Self::AttentionPrefill { layer } => Some(layer),
+        }
+    }
 }
 
 /// How a token is chosen.
@@ -212,6 +253,9 @@ pub trait Backend {
 
     /// What it was built for.
     fn limits(&self) -> Limits;
+
+    /// How it stores what a step moves; decides the budget of each operation.
+    fn storage(&self) -> &Storage;
 
     /// Takes the inputs of a step.
     ///

@@ -1,1 +1,3 @@
 //! One step: decision, launches, tokens, facts.
+
+pub mod forward;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Dtype;
+use super::{Driver, Dtype};
 use crate::unit::Nanos;
 
 /// The measured roofs of a device. Every floor of a launch is computed from these.
@@ -20,4 +20,15 @@ pub struct Ceilings {
     pub ops_per_s: BTreeMap<Dtype, u64>,
     /// The least time between two operations.
     pub launch_floor_ns: Nanos,
+}
+
+/// The measured time of a kernel at several amounts of what its cost grows with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// The kernel's name.
+    pub kernel: String,
+    /// What the amounts count.
+    pub driver: Driver,
+    /// Amount and nanoseconds, both ascending.
+    pub points: Vec<(u64, u64)>,
 }

@@ -12,7 +12,7 @@ mod fate;
 mod request;
 mod state;
 
-pub use device::Ceilings;
+pub use device::{Calibration, Ceilings};
 pub use fact::{
     Driver, Dtype, Fact, KernelId, Launch, LayerId, Memory, MemoryChange, MemoryClass, Power,
     Provenance, Row, Step, StepId, Throttle,

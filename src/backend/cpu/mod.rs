@@ -1,0 +1,1 @@
+//! The embedded backend: any machine's own cores.

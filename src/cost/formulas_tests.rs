@@ -1,0 +1,125 @@
+use super::*;
+use crate::model::{Family, Rope};
+
+/// A model whose numbers are easy to multiply by hand.
+fn shape() -> Shape {
+    Shape {
+        family: Family::Llama,
+        layers: 2,
+        hidden: 64,
+        ffn: 160,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        vocab: 320,
+        context: 4096,
+        rope: Rope { theta: 10_000.0, scaling: None },
+        norm_eps: 1e-5,
+        qkv_bias: false,
+        qk_norm: false,
+        tied_embeddings: false,
+        sliding_window: None,
+    }
+}
+
+fn storage(weights: Precision) -> Storage {
+    Storage {
+        weights,
+        kv: Precision::F16,
+        activation_bytes: 4,
+        activation_dtype: Dtype::F32,
+        block_tokens: 16,
+        piece_tokens: Some(256),
+        quantized_rows: false,
+    }
+}
+
+fn formulas() -> Formulas {
+    Formulas::new(&shape(), storage(Precision::Q8_0))
+}
+
+/// Weight, KV, activation and excess bytes, and operations.
+fn numbers(budget: Budget) -> [u64; 5] {
+    let Budget { weight_bytes, kv_bytes, activation_bytes, excess_bytes, ops, .. } = budget;
+    [weight_bytes.0, kv_bytes.0, activation_bytes.0, excess_bytes.0, ops.0]
+}
+
+#[test]
+fn budgets_are_those_computed_by_hand() {
+    let formulas = formulas();
+    // Two decode rows behind 31 and 99 tokens, a chunk of 3 rows behind 10; 3 rows ask.
+    let load = formulas.load([(31, 1), (99, 1), (10, 3)], 3);
+    assert_eq!(load.rows, 5);
+    for (kernel, expected) in [
+        // 5 rows of 64 weights are 2 blocks of 34 bytes each; 5·64·4 written.
+        (Kernel::Embed, [5 * 68, 0, 1280, 0, 0]),
+        // 64·4 of weights; 2·5·64·4; 4·5·64.
+        (Kernel::AttentionNorm, [256, 0, 2560, 0, 1280]),
+        (Kernel::FfnNorm, [256, 0, 2560, 0, 1280]),
+        (Kernel::FinalNorm, [256, 0, 1536, 0, 768]),
+        // 64·128 weights are 256 blocks; 5·(64+128)·4; 2·5·64·128.
+        (Kernel::Qkv, [8704, 0, 3840, 0, 81_920]),
+        // 2·5·32 elements of 2 bytes; 5·(2·64+2·32)·4; 3·5·96.
+        (Kernel::RopeAppend, [0, 640, 3840, 0, 1440]),
+        // 132 tokens: 2·132·32·2; 2·2·64·4 and 2+7 blocks; 4·64·132.
+        (Kernel::AttentionDecode, [0, 16_896, 1024 + 36, 0, 33_792]),
+        // 13 tokens, 11+12+13 = 36: 2·13·32·2; 2·3·64·4 and 1 block; 4·64·36.
+        (Kernel::AttentionPrefill, [0, 1664, 1536 + 4, 0, 9216]),
+        // 64·64 weights are 128 blocks; 5·(64+128)·4; 2·5·64·64 + 5·64.
+        (Kernel::Output, [4352, 0, 3840, 0, 41_280]),
+        // 64·320 weights are 640 blocks; 5·(64+160)·4; 4·5·64·160.
+        (Kernel::GateUp, [21_760, 0, 4480, 0, 204_800]),
+        // 160·64 weights are 320 blocks; 5·(160+128)·4; 2·5·160·64 + 5·64.
+        (Kernel::Down, [10_880, 0, 5760, 0, 102_720]),
+        // 320·64 weights are 640 blocks; 3·(64·4+320·4); 2·3·320·64.
+        (Kernel::Head, [21_760, 0, 4608, 0, 122_880]),
+        (Kernel::Sample, [0, 0, 3840, 0, 5760]),
+    ] {
+        let budget = formulas.budget(kernel, &load);
+        assert_eq!(numbers(budget), expected, "{}", kernel.name());
+        assert_eq!(budget.kernel, kernel);
+        assert_eq!(budget.driver, kernel.driver());
+    }
+}
+
+#[test]
+fn biases_and_head_norms_are_counted() {
+    let load = formulas().load([(0, 2)], 0);
+    let biased = Formulas::new(&Shape { qkv_bias: true, ..shape() }, storage(Precision::F32));
+    let qkv = biased.budget(Kernel::Qkv, &load);
+    assert_eq!(qkv.weight_bytes, Bytes(64 * 128 * 4 + 128 * 4));
+    assert_eq!(qkv.ops, Ops(2 * 2 * 64 * 128 + 2 * 128));
+    let normed = Formulas::new(&Shape { qk_norm: true, ..shape() }, storage(Precision::F32));
+    let rope = normed.budget(Kernel::RopeAppend, &load);
+    assert_eq!(rope.weight_bytes, Bytes(2 * 16 * 4));
+    assert_eq!(rope.ops, Ops(7 * 2 * 96));
+}
+
+#[test]
+fn a_cut_context_pays_for_its_partial_results() {
+    let formulas = formulas();
+    let load = formulas.load([(599, 1)], 1);
+    // 600 tokens are 3 pieces; each of 4 heads writes and reads 16 + 2 floats per piece.
+    let budget = formulas.budget(Kernel::AttentionDecode, &load);
+    assert_eq!(budget.excess_bytes, Bytes(3 * 4 * 18 * 8));
+}
+
+#[test]
+fn rows_written_out_again_are_excess() {
+    let storage = Storage { quantized_rows: true, ..storage(Precision::Q4_0) };
+    let formulas = Formulas::new(&shape(), storage);
+    let load = formulas.load([(0, 3)], 1);
+    // 3 rows of 160 are 5 blocks of 34 bytes each, written and read.
+    let budget = formulas.budget(Kernel::Down, &load);
+    assert_eq!(budget.excess_bytes, Bytes(2 * 3 * 5 * 34));
+    assert_eq!(budget.weight_bytes, Bytes(160 * 64 / 32 * 18));
+    assert_eq!(budget.dtype, Dtype::Q4_0);
+}
+
+#[test]
+fn formats_of_matrices_and_of_the_rest() {
+    let formulas = Formulas::new(&shape(), storage(Precision::Bf16));
+    let load = formulas.load([(0, 1)], 1);
+    assert_eq!(formulas.budget(Kernel::Head, &load).dtype, Dtype::Bf16);
+    assert_eq!(formulas.budget(Kernel::AttentionDecode, &load).dtype, Dtype::F32);
+}
