@@ -1,0 +1,91 @@
+//! Why a run folder could not be written or read.
+
+use std::path::{Path, PathBuf};
+
+/// Why a run folder could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// A file could not be created, written, opened or read.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried: `create`, `write`, `read`, `rename`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The folder exists and holds a run already.
+    #[error("create run folder {path}: it already holds a run")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder holds no `run.json`.
+    #[error("read run folder {path}: no run.json in it, so it is not a run folder")]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder was written by a newer version.
+    #[error("read {path}: expected schema {expected}, found {found}")]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// The newest schema this version reads.
+        expected: &'static str,
+        /// What the file says.
+        found: String,
+    },
+    /// A file does not hold what its format promises.
+    #[error("read {path}: {what}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where, what was expected and what was found.
+        what: String,
+    },
+    /// A table could not be written or read.
+    #[cfg(feature = "analysis")]
+    #[error("{action} {path}: {source}")]
+    Table {
+        /// What was tried.
+        action: &'static str,
+        /// The table.
+        path: PathBuf,
+        /// What the table library said.
+        source: polars::error::PolarsError,
+    },
+    /// The folder has only an event log, and this build cannot make tables.
+    #[error("read run folder {path}: this build has no tables (feature `analysis`)")]
+    NoAnalysis {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl TraceError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(super) fn malformed(path: &Path, what: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_path_buf(), what: what.into() }
+    }
+
+    /// What the user can do about it, if anything.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("the disk is full; what was recorded until then stays readable")
+            }
+            Self::Occupied { .. } => Some("name another folder with --output-dir"),
+            Self::NotARun { .. } => Some("`gemba run` writes such a folder"),
+            Self::Schema { .. } => Some("read it with the version of gemba that wrote it"),
+            Self::NoAnalysis { .. } => Some("read it with a build made with default features"),
+            _ => None,
+        }
+    }
+}

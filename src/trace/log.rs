@@ -1,0 +1,232 @@
+//! `events.log`: an eight-byte magic, then frames.
+//!
+//! ```text
+//! ┌────────────┬────────────┬──────────────────────┐
+//! │ length u32 │ crc32 u32  │ payload              │  little-endian
+//! └────────────┴────────────┴──────────────────────┘
+//! ```
+//! The payload is a run of facts in postcard's encoding, whole facts only. The magic ends in the
+//! version; a new encoding gets a new magic and keeps this decoder. A reader stops at the first
+//! frame that is cut short or does not match its checksum: that is where the writer died.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::TraceError;
+use crate::event::Fact;
+
+/// The first bytes of the log, version included.
+pub const MAGIC: &[u8; 8] = b"GEMBA\0\0\x01";
+
+/// No frame is longer; a longer length is a lie.
+pub const MAX_FRAME_BYTES: usize = 16 << 20;
+
+/// Appends the encoding of `facts` to `frames` as one or more frames.
+pub(super) fn encode(facts: &[Fact], frames: &mut Vec<u8>) -> Result<(), postcard::Error> {
+    // A fact takes some tens of bytes; names are bounded by the readers that made them.
+    for chunk in facts.chunks(1 << 15) {
+        let start = frames.len();
+        frames.extend_from_slice(&[0; 8]);
+        for fact in chunk {
+            *frames = postcard::to_extend(fact, std::mem::take(frames))?;
+        }
+        let payload = start + 8;
+        let length = u32::try_from(frames.len() - payload)
+            .map_err(|_| postcard::Error::SerializeBufferFull)?;
+        let crc = crc32fast::hash(&frames[payload..]);
+        frames[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        frames[start + 4..payload].copy_from_slice(&crc.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Reads a log frame by frame, in bounded memory.
+pub struct LogReader<R = BufReader<File>> {
+    path: PathBuf,
+    source: R,
+    payload: Vec<u8>,
+    offset: u64,
+    intact: bool,
+}
+
+impl LogReader {
+    /// Opens a log and checks its magic.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] if it cannot be read, [`TraceError::Malformed`] if it is no log,
+    /// [`TraceError::Schema`] if a newer version wrote it.
+    pub fn open(path: &Path) -> Result<Self, TraceError> {
+        let file = File::open(path).map_err(TraceError::io("read", path))?;
+        Self::new(BufReader::with_capacity(1 << 20, file), path)
+    }
+}
+
+impl<R: Read> LogReader<R> {
+    /// A reader of any source; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`LogReader::open`].
+    pub fn new(mut source: R, path: &Path) -> Result<Self, TraceError> {
+        let mut magic = [0; 8];
+        let found = fill(&mut source, &mut magic).map_err(TraceError::io("read", path))?;
+        if found < magic.len() || magic[..7] != MAGIC[..7] {
+            return Err(TraceError::malformed(path, "expected an event log, found other bytes"));
+        }
+        if magic != *MAGIC {
+            return Err(TraceError::Schema {
+                path: path.to_path_buf(),
+                expected: "event log version 1",
+                found: format!("version {}", magic[7]),
+            });
+        }
+        let path = path.to_path_buf();
+        Ok(Self { path, source, payload: Vec::new(), offset: 8, intact: true })
+    }
+
+    /// Whether every frame read so far was whole. After [`LogReader::next_frame`] has returned
+    /// nothing, `false` means that the writer died.
+    #[must_use]
+    pub const fn intact(&self) -> bool {
+        self.intact
+    }
+
+    /// Appends the facts of the next frame to `facts`; `false` at the end.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] if the disk fails; [`TraceError::Malformed`] if a frame matches its
+    /// checksum and still is no run of facts: then a program was wrong, not a disk.
+    pub fn next_frame(&mut self, facts: &mut Vec<Fact>) -> Result<bool, TraceError> {
+        let mut head = [0; 8];
+        let got = self.read(&mut head)?;
+        if got < head.len() {
+            self.intact &= got == 0;
+            return Ok(false);
+        }
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if length > MAX_FRAME_BYTES {
+            self.intact = false;
+            return Ok(false);
+        }
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.resize(length, 0);
+        let whole = self.read(&mut payload)? == length && crc32fast::hash(&payload) == crc;
+        self.payload = payload;
+        if !whole {
+            self.intact = false;
+            return Ok(false);
+        }
+        self.decode(facts)?;
+        self.offset += 8 + length as u64;
+        Ok(true)
+    }
+
+    fn decode(&self, facts: &mut Vec<Fact>) -> Result<(), TraceError> {
+        let mut rest = self.payload.as_slice();
+        while !rest.is_empty() {
+            let (fact, tail) = postcard::take_from_bytes(rest).map_err(|error| {
+                TraceError::malformed(
+                    &self.path,
+                    format!("frame at byte {}: expected a fact, found {error}", self.offset),
+                )
+            })?;
+            facts.push(fact);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, TraceError> {
+        fill(&mut self.source, into).map_err(TraceError::io("read", &self.path))
+    }
+}
+
+/// Reads until `into` is full or the source ends.
+fn fill(source: &mut impl Read, into: &mut [u8]) -> std::io::Result<usize> {
+    let mut got = 0;
+    while got < into.len() {
+        match source.read(&mut into[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{DeviceState, StateChange};
+    use crate::unit::Nanos;
+
+    fn state(at: u64) -> Fact {
+        Fact::State(StateChange { device: 0, at: Nanos(at), state: DeviceState::Host })
+    }
+
+    fn read_all(bytes: &[u8]) -> Result<(Vec<Fact>, bool), TraceError> {
+        let mut reader = LogReader::new(bytes, Path::new("events.log"))?;
+        let mut facts = Vec::new();
+        while reader.next_frame(&mut facts)? {}
+        Ok((facts, reader.intact()))
+    }
+
+    fn log(frames: &[&[Fact]]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        for facts in frames {
+            encode(facts, &mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let bytes = log(&[&[state(1), state(2)], &[state(3)]]);
+        assert_eq!(read_all(&bytes).unwrap(), (vec![state(1), state(2), state(3)], true));
+    }
+
+    #[test]
+    fn other_files_and_newer_logs_are_refused() {
+        let message = |bytes: &[u8]| read_all(bytes).unwrap_err().to_string();
+        assert_eq!(message(b"PAR1"), "read events.log: expected an event log, found other bytes");
+        assert_eq!(
+            message(b"GEMBA\0\0\x07"),
+            "read events.log: expected schema event log version 1, found version 7"
+        );
+    }
+
+    #[test]
+    fn a_checked_frame_that_is_no_fact_is_an_error() {
+        let mut bytes = MAGIC.to_vec();
+        let payload = [0xff; 9];
+        bytes.extend_from_slice(&9u32.to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+        bytes.extend_from_slice(&payload);
+        assert!(read_all(&bytes).unwrap_err().to_string().contains("frame at byte 8"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_loses_at_most_the_last_frame(cut in 8usize..200) {
+            let frames: Vec<Vec<Fact>> = (0..10).map(|i| vec![state(i), state(i + 1)]).collect();
+            let slices: Vec<&[Fact]> = frames.iter().map(Vec::as_slice).collect();
+            let bytes = log(&slices);
+            let cut = cut.min(bytes.len());
+            let whole = (0..=10).rev().find(|n| log(&slices[..*n]).len() <= cut).unwrap();
+            let (facts, intact) = read_all(&bytes[..cut]).unwrap();
+            prop_assert_eq!(facts.len(), 2 * whole);
+            prop_assert_eq!(intact, log(&slices[..whole]).len() == cut);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(noise);
+            let _ = read_all(&bytes);
+        }
+    }
+}

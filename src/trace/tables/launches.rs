@@ -1,0 +1,257 @@
+//! `launches.parquet`: the one table that may be larger than memory.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use polars::io::parquet::write::BatchedWriter;
+use polars::polars_utils::compression::ZstdLevel;
+use polars::prelude::*;
+
+use super::super::TraceError;
+use super::super::run::Launches;
+use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present};
+use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
+use crate::unit::{Bytes, Nanos, Ops};
+
+/// Rows of a row group, and of a chunk when reading.
+const CHUNK: usize = 1 << 18;
+
+/// Writes `launches.parquet` in chunks.
+pub struct TableWriter {
+    path: PathBuf,
+    beside: PathBuf,
+    kernels: Vec<String>,
+    words: Words,
+    waiting: Vec<Launch>,
+    writer: Option<BatchedWriter<File>>,
+    rows: u64,
+}
+
+struct Words {
+    kernel: Vocabulary,
+    dtype: Vocabulary,
+    driver: Vocabulary,
+}
+
+impl TableWriter {
+    /// Begins a table beside `path`; `kernels` names the kernels by number.
+    ///
+    /// # Errors
+    /// [`TraceError`] if the file cannot be created.
+    pub fn create(path: &Path, kernels: &[String]) -> Result<Self, TraceError> {
+        let write = failed("write", path);
+        let words = Words {
+            // A name can stand at two numbers; the vocabulary holds it once.
+            kernel: Vocabulary::new(distinct(kernels)).map_err(&write)?,
+            dtype: Vocabulary::new(Dtype::ALL.iter().map(|d| d.code())).map_err(&write)?,
+            driver: Vocabulary::new(Driver::ALL.iter().map(|d| d.code())).map_err(&write)?,
+        };
+        let (path, beside) = (path.to_path_buf(), path.with_extension("parquet.part"));
+        let kernels = kernels.to_vec();
+        let mut table =
+            Self { path, beside, kernels, words, waiting: Vec::new(), writer: None, rows: 0 };
+        let schema = table.frame(&[]).map_err(failed("write", &table.path))?;
+        let file = File::create(&table.beside).map_err(TraceError::io("create", &table.path))?;
+        let writer = ParquetWriter::new(file)
+            .with_compression(ParquetCompression::Zstd(Some(
+                ZstdLevel::try_new(1).map_err(failed("write", &table.path))?,
+            )))
+            .with_statistics(StatisticsOptions::empty())
+            .with_row_group_size(Some(CHUNK))
+            .batched(schema.schema())
+            .map_err(failed("write", &table.path))?;
+        table.writer = Some(writer);
+        Ok(table)
+    }
+
+    /// Appends launches, which come in the canonical order.
+    ///
+    /// # Errors
+    /// [`TraceError`] if the disk is full or fails.
+    pub fn write(&mut self, launches: &[Launch]) -> Result<(), TraceError> {
+        self.waiting.extend_from_slice(launches);
+        while self.waiting.len() >= CHUNK {
+            let rest = self.waiting.split_off(CHUNK);
+            self.flush()?;
+            self.waiting = rest;
+        }
+        Ok(())
+    }
+
+    /// Ends the table and puts it in its place; returns its rows.
+    ///
+    /// # Errors
+    /// [`TraceError`] if the disk is full or fails.
+    pub fn finish(mut self) -> Result<u64, TraceError> {
+        self.flush()?;
+        if let Some(writer) = self.writer.take() {
+            writer.finish().map_err(failed("write", &self.path))?;
+        }
+        std::fs::rename(&self.beside, &self.path).map_err(TraceError::io("rename", &self.path))?;
+        Ok(self.rows)
+    }
+
+    fn flush(&mut self) -> Result<(), TraceError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        if waiting.is_empty() && self.rows > 0 {
+            return Ok(());
+        }
+        let write = failed("write", &self.path);
+        let frame = self.frame(&waiting).map_err(&write)?;
+        self.rows += waiting.len() as u64;
+        match &mut self.writer {
+            Some(writer) => writer.write_batch(&frame).map_err(&write),
+            None => Ok(()),
+        }
+    }
+
+    fn frame(&self, launches: &[Launch]) -> PolarsResult<DataFrame> {
+        let all = || launches.iter();
+        let names = distinct(&self.kernels);
+        let place_of: Vec<Option<usize>> =
+            self.kernels.iter().map(|name| names.iter().position(|n| n == name)).collect();
+        let kernel = |l: &Launch| place_of.get(usize::from(l.kernel.0)).copied().flatten();
+        Columns::default()
+            .int("device", all().map(|l| l.device.into()))
+            .int("stream", all().map(|l| l.stream.into()))
+            .maybe("step_id", all().map(|l| l.step.map(|step| step.0)))
+            .maybe("layer", all().map(|l| l.layer.map(u64::from)))
+            .words("kernel", &self.words.kernel, all().map(kernel))?
+            .int("start_ns", all().map(|l| l.start.0))
+            .int("end_ns", all().map(|l| l.end.0))
+            .int("weight_bytes", all().map(|l| l.weight_bytes.0))
+            .int("kv_bytes", all().map(|l| l.kv_bytes.0))
+            .int("activation_bytes", all().map(|l| l.activation_bytes.0))
+            .int("excess_bytes", all().map(|l| l.excess_bytes.0))
+            .int("ops", all().map(|l| l.ops.0))
+            .words(
+                "dtype",
+                &self.words.dtype,
+                all().map(|l| Dtype::ALL.iter().position(|d| *d == l.dtype)),
+            )?
+            .words(
+                "driver",
+                &self.words.driver,
+                all().map(|l| Driver::ALL.iter().position(|d| *d == l.driver)),
+            )?
+            .frame()
+    }
+}
+
+impl Drop for TableWriter {
+    fn drop(&mut self) {
+        // After a rename there is nothing beside; before it, half a table must not stay.
+        let _ = std::fs::remove_file(&self.beside);
+    }
+}
+
+fn distinct(names: &[String]) -> Vec<&str> {
+    let mut seen = std::collections::BTreeSet::new();
+    names.iter().map(String::as_str).filter(|name| seen.insert(*name)).collect()
+}
+
+/// Opens a table: its launches, its kernels' names, and when the last launch ended.
+pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>, Nanos), TraceError> {
+    let (mut rows, mut kernels, mut last) = (0, Vec::new(), Nanos::ZERO);
+    let names = |table: &Table<'_>| table.distinct_words("kernel");
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    let mut reader = ParquetReader::new(file);
+    let total = reader.num_rows().map_err(failed("read", path))?;
+    let mut at = 0;
+    while at < total {
+        let table = slice(path, at, Some(&["kernel", "end_ns"]))?;
+        at += table.frame.height();
+        rows += table.frame.height() as u64;
+        last = last.max(Nanos(table.ints("end_ns")?.into_iter().max().unwrap_or(0)));
+        for name in names(&table)? {
+            if !kernels.contains(&name) {
+                kernels.push(name);
+            }
+        }
+        if table.frame.height() == 0 {
+            return Err(TraceError::malformed(path, "it ends before its last row"));
+        }
+    }
+    Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels, last))
+}
+
+fn slice<'a>(path: &'a Path, at: usize, columns: Option<&[&str]>) -> Result<Table<'a>, TraceError> {
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    let columns = columns.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+    let frame = ParquetReader::new(file)
+        .with_columns(columns)
+        .with_slice(Some((at, CHUNK)))
+        .finish()
+        .map_err(failed("read", path))?;
+    Ok(Table { path, frame })
+}
+
+fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceError> {
+    let id = |name: &str| {
+        let place = kernels.iter().position(|kernel| kernel == name)?;
+        Some(KernelId(u16::try_from(place).ok()?))
+    };
+    let device: Vec<u16> = table.narrow("device")?;
+    let stream: Vec<u16> = table.narrow("stream")?;
+    let step = table.ints("step_id")?;
+    let layer = table.ints("layer")?;
+    let kernel = table.words("kernel", id)?;
+    let start = table.ints("start_ns")?;
+    let end = table.ints("end_ns")?;
+    let weight = table.ints("weight_bytes")?;
+    let kv = table.ints("kv_bytes")?;
+    let activation = table.ints("activation_bytes")?;
+    let excess = table.ints("excess_bytes")?;
+    let ops = table.ints("ops")?;
+    let dtype =
+        table.words("dtype", |word| Dtype::ALL.iter().copied().find(|d| d.code() == word))?;
+    let driver =
+        table.words("driver", |word| Driver::ALL.iter().copied().find(|d| d.code() == word))?;
+    let launch = |i: usize| Launch {
+        device: device[i],
+        stream: stream[i],
+        step: present(step[i]).map(StepId),
+        layer: (layer[i] != ABSENT).then(|| layer[i] as u16),
+        kernel: kernel[i],
+        start: Nanos(start[i]),
+        end: Nanos(end[i]),
+        weight_bytes: Bytes(weight[i]),
+        kv_bytes: Bytes(kv[i]),
+        activation_bytes: Bytes(activation[i]),
+        excess_bytes: Bytes(excess[i]),
+        ops: Ops(ops[i]),
+        dtype: dtype[i],
+        driver: driver[i],
+    };
+    Ok((0..table.frame.height()).map(launch).collect())
+}
+
+/// Gives a table's launches in chunks, the next one being decoded meanwhile.
+pub(super) fn each_chunk<E: From<TraceError>>(
+    path: &Path,
+    mut each: impl FnMut(&[Launch]) -> Result<(), E>,
+) -> Result<(), E> {
+    let (Launches::Table { rows, .. }, kernels, _) = open(path)? else {
+        return Ok(());
+    };
+    std::thread::scope(|scope| {
+        let (sender, chunks) = mpsc::sync_channel(1);
+        scope.spawn(move || {
+            let mut at = 0;
+            while at < rows as usize {
+                let chunk = slice(path, at, None).and_then(|table| decode(&table, &kernels));
+                let got = chunk.as_ref().map_or(0, Vec::len);
+                at += got;
+                // A receiver that has gone has its error already.
+                if sender.send(chunk).is_err() || got == 0 {
+                    return;
+                }
+            }
+        });
+        for chunk in chunks {
+            each(&chunk?)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,326 @@
+//! The facts as Parquet tables, made from the log once.
+//!
+//! Launches go through in chunks and are never all in memory; everything else is small beside
+//! them. A table is written beside its place and renamed; `launches.parquet` comes last, so a
+//! folder that has it has all.
+
+mod columns;
+mod launches;
+mod ledger;
+mod small;
+
+use std::fs;
+use std::path::Path;
+
+use super::header::Header;
+use super::run::{Launches, Run};
+use super::{LogReader, TraceError};
+use crate::event::Launch;
+use crate::unit::Nanos;
+
+pub use launches::TableWriter;
+pub use ledger::{LedgerRow, write_ledger};
+
+/// Reads a folder's tables, making them first if they are missing or older than the log.
+pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {
+    let log = folder.join("events.log");
+    let table = folder.join("launches.parquet");
+    if !table.is_file() || newer(&log, &table) {
+        return make(folder, header);
+    }
+    let mut run = empty(header);
+    small::read(folder, &mut run)?;
+    let last;
+    (run.launches, run.kernels, last) = launches::open(&table)?;
+    run.close_window(last);
+    Ok(run)
+}
+
+fn newer(a: &Path, b: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    matches!((modified(a), modified(b)), (Some(a), Some(b)) if a > b)
+}
+
+fn empty(header: Header) -> Run {
+    Run {
+        header,
+        kernels: Vec::new(),
+        requests: Vec::new(),
+        states: Vec::new(),
+        steps: Vec::new(),
+        rows: Vec::new(),
+        memory: Vec::new(),
+        power: Vec::new(),
+        launches: Launches::Memory(Vec::new()),
+    }
+}
+
+/// Turns the log into tables. Two passes: the first learns the kernels' names and everything
+/// that is small, the second lets the launches through.
+fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
+    let log = folder.join("events.log");
+    let contradiction = |what| TraceError::malformed(&log, what);
+    let mut run = empty(header);
+    let mut finishes = Vec::new();
+    let mut last = Nanos::ZERO;
+    let mut ordered = true;
+    let mut previous = None;
+    each_launch_chunk(&log, |facts, chunk| {
+        for fact in facts {
+            run.take(fact, &mut finishes, chunk).map_err(contradiction)?;
+        }
+        for launch in chunk.iter() {
+            let order = super::run::launch_order(launch);
+            last = last.max(launch.end);
+            ordered &= previous.as_ref().is_none_or(|before| *before <= order);
+            previous = Some(order);
+        }
+        chunk.clear();
+        Ok(())
+    })?;
+    run.settle(finishes).map_err(contradiction)?;
+    run.close_window(last);
+    small::write(folder, &run)?;
+    let path = folder.join("launches.parquet");
+    let mut writer = TableWriter::create(&path, &run.kernels)?;
+    let mut all = Vec::new();
+    each_launch_chunk(&log, |facts, chunk| {
+        for fact in facts {
+            if let crate::event::Fact::Launch(launch) = fact {
+                run.check_launch(&launch).map_err(contradiction)?;
+                chunk.push(launch);
+            }
+        }
+        if ordered {
+            writer.write(chunk)?;
+        } else {
+            all.extend_from_slice(chunk);
+        }
+        chunk.clear();
+        Ok(())
+    })?;
+    all.sort_by_key(super::run::launch_order);
+    writer.write(&all)?;
+    let rows = writer.finish()?;
+    run.launches = Launches::Table { path, rows };
+    Ok(run)
+}
+
+/// Gives the log frame by frame, with a list to collect launches in.
+fn each_launch_chunk(
+    log: &Path,
+    mut each: impl FnMut(Vec<crate::event::Fact>, &mut Vec<Launch>) -> Result<(), TraceError>,
+) -> Result<(), TraceError> {
+    let mut reader = LogReader::open(log)?;
+    let (mut facts, mut chunk) = (Vec::new(), Vec::new());
+    while reader.next_frame(&mut facts)? {
+        each(std::mem::take(&mut facts), &mut chunk)?;
+    }
+    Ok(())
+}
+
+impl Launches {
+    /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
+    ///
+    /// # Errors
+    /// What reading says, or the first error of `each`.
+    pub fn each_chunk<E: From<TraceError>>(
+        &self,
+        mut each: impl FnMut(&[Launch]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Memory(launches) => each(launches),
+            Self::Table { path, .. } => launches::each_chunk(path, each),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{
+        Arrival, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId, Memory, MemoryChange,
+        MemoryClass, Outcome, Phase, Power, Provenance, Recompute, Recorder, RequestId, Row,
+        StateChange, Step, StepId, Throttle,
+    };
+    use crate::trace::{RunWriter, Status};
+    use crate::unit::{Bytes, Ops};
+
+    fn launch(i: u64) -> Launch {
+        Launch {
+            device: 0,
+            stream: 1,
+            step: (i % 3 != 0).then_some(StepId(i / 10)),
+            layer: (i % 2 == 0).then_some(7),
+            kernel: KernelId((i % 3) as u16),
+            start: Nanos(10 * i),
+            end: Nanos(10 * i + 9),
+            weight_bytes: Bytes(i),
+            kv_bytes: Bytes(2 * i),
+            activation_bytes: Bytes(3),
+            excess_bytes: Bytes(0),
+            ops: Ops(1 << 40),
+            dtype: Dtype::Q8_0,
+            driver: Driver::KvTokens,
+        }
+    }
+
+    fn facts(launches: u64) -> Vec<Fact> {
+        let name = |id, name: &str| Fact::Kernel { id: KernelId(id), name: name.to_owned() };
+        let mut facts = vec![
+            name(0, "qkv"),
+            name(1, "down"),
+            name(2, "qkv"),
+            Fact::State(StateChange { device: 0, at: Nanos(0), state: DeviceState::Load }),
+            Fact::Step(Step { rows_prefill: 4, end: Nanos(9), ..Step::default() }),
+            Fact::Row(Row {
+                step: StepId(0),
+                request: None,
+                phase: Phase::Ownerless,
+                rows: 2,
+                context_tokens: 0,
+                cached_tokens: 0,
+                logits_rows: 0,
+                fate: Fate::Padding,
+            }),
+            Fact::Row(Row {
+                step: StepId(0),
+                request: Some(RequestId(0)),
+                phase: Phase::Prefill,
+                rows: 4,
+                context_tokens: 1,
+                cached_tokens: 1,
+                logits_rows: 1,
+                fate: Fate::PrefixRecompute(Recompute::Evicted),
+            }),
+            Fact::Memory(Memory {
+                device: 0,
+                at: Nanos(3),
+                class: MemoryClass::KvBlock,
+                block: 9,
+                change: MemoryChange::Hit,
+                bytes: Bytes(512),
+            }),
+            Fact::Power(Power {
+                device: 0,
+                at: Nanos(4),
+                energy_uj: 12,
+                power_mw: 3,
+                clock_mhz: 1980,
+                throttle: Throttle::Thermal,
+                basis: Provenance::Measured,
+            }),
+        ];
+        for id in 0..2 {
+            facts.push(Fact::Arrival(Arrival {
+                request: RequestId(id),
+                parent: (id == 1).then_some(RequestId(0)),
+                task: None,
+                attempt: 1,
+                class: "chat".to_owned(),
+                route: String::new(),
+                at: Nanos(id),
+                prompt_tokens: 5,
+                max_tokens: 7,
+            }));
+        }
+        facts.push(Fact::Finish(Finish {
+            request: RequestId(0),
+            at: Nanos(90),
+            first_scheduled: Some(Nanos(2)),
+            first_token: None,
+            cached_tokens: 1,
+            output_tokens: 0,
+            outcome: Outcome::TimedOut,
+        }));
+        facts.extend((0..launches).map(|i| Fact::Launch(launch(i))));
+        facts
+    }
+
+    fn record(folder: &Path, facts: Vec<Fact>) {
+        let mut writer = RunWriter::create(folder, &Header::begin(), Arc::default()).unwrap();
+        facts.into_iter().for_each(|fact| writer.record(fact));
+        writer.close(&Header { status: Status::Complete, ..Header::begin() }).unwrap();
+    }
+
+    fn launches(run: &Run) -> Vec<(Launch, String)> {
+        let mut all = Vec::new();
+        run.launches
+            .each_chunk(|chunk| {
+                let named = chunk.iter().map(|l| {
+                    let anonymous = Launch { kernel: KernelId(0), ..*l };
+                    (anonymous, run.kernels[usize::from(l.kernel.0)].clone())
+                });
+                all.extend(named);
+                Ok::<(), TraceError>(())
+            })
+            .unwrap();
+        all
+    }
+
+    /// Every fact in the log comes back from the tables, whichever reader makes them.
+    #[test]
+    fn the_tables_hold_what_the_log_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        // More than one row group.
+        record(&folder, facts(600_000));
+        let memory = Run::from_facts(Header::begin(), facts(600_000)).unwrap();
+        let made = Run::open(&folder).unwrap();
+        let read = Run::open(&folder).unwrap();
+        for run in [&made, &read] {
+            assert_eq!(run.requests, memory.requests);
+            assert_eq!(run.states, memory.states);
+            assert_eq!(run.steps, memory.steps);
+            assert_eq!(run.rows, memory.rows);
+            assert_eq!(run.memory, memory.memory);
+            assert_eq!(run.power, memory.power);
+            assert_eq!(launches(run), launches(&memory));
+        }
+        assert!(
+            fs::read_dir(&folder)
+                .unwrap()
+                .all(|entry| { !entry.unwrap().file_name().to_string_lossy().ends_with(".part") })
+        );
+    }
+
+    #[test]
+    fn launches_out_of_order_are_sorted() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let mut shuffled = facts(1_000);
+        shuffled.reverse();
+        record(&folder, shuffled);
+        let memory = Run::from_facts(Header::begin(), facts(1_000)).unwrap();
+        assert_eq!(launches(&Run::open(&folder).unwrap()), launches(&memory));
+    }
+
+    #[test]
+    fn an_empty_run_has_tables_too() {
+        let dir = tempfile::tempdir().unwrap();
+        record(dir.path(), Vec::new());
+        assert!(Run::open(dir.path()).unwrap().launches.is_empty());
+        assert!(Run::open(dir.path()).unwrap().launches.is_empty());
+    }
+
+    #[test]
+    fn folders_that_cannot_be_read_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |folder: &Path| Run::open(folder).unwrap_err().to_string();
+        assert!(message(dir.path()).ends_with("no run.json in it, so it is not a run folder"));
+        record(&dir.path().join("newer"), Vec::new());
+        let path = dir.path().join("newer/run.json");
+        let newer = fs::read_to_string(&path).unwrap().replace("gemba.run/1", "gemba.run/9");
+        fs::write(&path, newer).unwrap();
+        let said = message(&dir.path().join("newer"));
+        assert!(said.ends_with("expected schema gemba.run/1, found gemba.run/9"), "{said}");
+        record(&dir.path().join("cut"), facts(10));
+        Run::open(&dir.path().join("cut")).unwrap();
+        let table = dir.path().join("cut/launches.parquet");
+        let bytes = fs::read(&table).unwrap();
+        fs::write(&table, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(message(&dir.path().join("cut")).contains("launches.parquet: "));
+    }
+}

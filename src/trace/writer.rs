@@ -1,0 +1,262 @@
+//! The writing end of a run folder.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::header::{Header, Status};
+use super::{TraceError, log};
+use crate::event::{Fact, Recorder};
+
+/// Facts reach the disk after at most this long.
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
+
+/// With this many facts waiting, the writer is woken before its time.
+const WAKE_AT_FACTS: usize = 1 << 14;
+
+/// Writes a run folder while the run goes on.
+///
+/// [`Recorder::record`] only appends to a list in memory; a thread of its own encodes, checks
+/// and writes. If the disk fails, the thread says so through the flag given to
+/// [`RunWriter::create`], and [`RunWriter::close`] returns the error.
+pub struct RunWriter {
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<(), TraceError>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    failed: Arc<AtomicBool>,
+}
+
+struct Queue {
+    facts: Vec<Fact>,
+    closing: bool,
+}
+
+impl RunWriter {
+    /// Makes the folder with its `run.json` (status `running`) and an empty log. `failed` is
+    /// set if writing fails later, so that the run can stop.
+    ///
+    /// # Errors
+    /// [`TraceError::Occupied`] if the folder holds a run already, [`TraceError::Io`] if it
+    /// cannot be written.
+    pub fn create(
+        folder: &Path,
+        header: &Header,
+        failed: Arc<AtomicBool>,
+    ) -> Result<Self, TraceError> {
+        fs::create_dir_all(folder).map_err(TraceError::io("create", folder))?;
+        if folder.join("run.json").exists() {
+            return Err(TraceError::Occupied { path: folder.to_path_buf() });
+        }
+        let path = folder.join("events.log");
+        let mut file = File::create(&path).map_err(TraceError::io("create", &path))?;
+        file.write_all(log::MAGIC).map_err(TraceError::io("write", &path))?;
+        write_header(folder, header)?;
+        let queue = Mutex::new(Queue { facts: Vec::new(), closing: false });
+        let shared = Arc::new(Shared { queue, wake: Condvar::new(), failed });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("gemba-writer".to_owned())
+            .spawn(move || {
+                let written = write_until_closed(&theirs, &mut file, &path);
+                if written.is_err() {
+                    theirs.failed.store(true, Ordering::Release);
+                }
+                written
+            })
+            .map_err(TraceError::io("create", folder))?;
+        Ok(Self { folder: folder.to_path_buf(), shared, thread: Some(thread) })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Replaces `run.json` while the run goes on, when more is known than at its beginning.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] if it cannot be written.
+    pub fn update(&self, header: &Header) -> Result<(), TraceError> {
+        write_header(&self.folder, header)
+    }
+
+    /// Writes what is left and the final `run.json`.
+    ///
+    /// # Errors
+    /// The first error of the writing thread, after `run.json` has been tried with status
+    /// `failed`.
+    pub fn close(mut self, header: &Header) -> Result<(), TraceError> {
+        let written = self.join();
+        let mut header = header.clone();
+        if written.is_err() {
+            header.status = Status::Failed;
+        }
+        let closed = write_header(&self.folder, &header);
+        written.and(closed)
+    }
+
+    fn join(&mut self) -> Result<(), TraceError> {
+        lock(&self.shared).closing = true;
+        self.shared.wake.notify_one();
+        let gone = || TraceError::malformed(&self.folder, "the writing thread is gone");
+        match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or_else(|_| Err(gone())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Recorder for RunWriter {
+    fn record(&mut self, fact: Fact) {
+        let mut queue = lock(&self.shared);
+        queue.facts.push(fact);
+        if queue.facts.len() == WAKE_AT_FACTS {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for RunWriter {
+    /// A run that is dropped, not closed, keeps its facts and the status `running`.
+    fn drop(&mut self) {
+        // An error was flagged already, and a drop has nobody to tell.
+        let _ = self.join();
+    }
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Queue> {
+    shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(), TraceError> {
+    let mut facts = Vec::new();
+    let mut frames = Vec::new();
+    loop {
+        let closing = {
+            let queue = lock(shared);
+            let enough = |queue: &mut Queue| !queue.closing && queue.facts.len() < WAKE_AT_FACTS;
+            let (mut queue, _) = shared
+                .wake
+                .wait_timeout_while(queue, FLUSH_EVERY, enough)
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut queue.facts, &mut facts);
+            queue.closing
+        };
+        if !facts.is_empty() {
+            frames.clear();
+            log::encode(&facts, &mut frames)
+                .map_err(|error| TraceError::malformed(path, format!("encode a fact: {error}")))?;
+            file.write_all(&frames).map_err(TraceError::io("write", path))?;
+            facts.clear();
+        }
+        if closing {
+            return file.sync_data().map_err(TraceError::io("write", path));
+        }
+    }
+}
+
+fn write_header(folder: &Path, header: &Header) -> Result<(), TraceError> {
+    let path = folder.join("run.json");
+    let mut json = serde_json::to_vec_pretty(header)
+        .map_err(|error| TraceError::malformed(&path, format!("encode the header: {error}")))?;
+    json.push(b'\n');
+    write_beside(&path, &json)
+}
+
+/// Writes a file beside its place and renames it, so that no reader ever sees half of it.
+///
+/// # Errors
+/// [`TraceError::Io`]; nothing is left behind then.
+pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    let beside = path.with_file_name(name);
+    let written = fs::write(&beside, bytes).map_err(TraceError::io("write", path));
+    let renamed =
+        written.and_then(|()| fs::rename(&beside, path).map_err(TraceError::io("rename", path)));
+    if renamed.is_err() {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&beside);
+    }
+    renamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LogReader;
+    use super::*;
+    use crate::event::{DeviceState, StateChange};
+    use crate::unit::Nanos;
+
+    fn state(at: u64) -> Fact {
+        Fact::State(StateChange { device: 0, at: Nanos(at), state: DeviceState::Empty })
+    }
+
+    fn create(folder: &Path) -> Result<RunWriter, TraceError> {
+        RunWriter::create(folder, &Header::begin(), Arc::default())
+    }
+
+    #[test]
+    fn a_closed_run_holds_every_fact() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(dir.path()).unwrap();
+        for at in 0..100_000 {
+            writer.record(state(at));
+        }
+        let header = Header { status: Status::Complete, ..Header::begin() };
+        writer.close(&header).unwrap();
+        let mut reader = LogReader::open(&dir.path().join("events.log")).unwrap();
+        let mut facts = Vec::new();
+        while reader.next_frame(&mut facts).unwrap() {}
+        assert!(reader.intact());
+        assert_eq!(facts.len(), 100_000);
+        assert_eq!(facts[99_999], state(99_999));
+        assert!(!dir.path().join("run.json.part").exists());
+    }
+
+    #[test]
+    fn facts_reach_the_disk_within_a_second_without_a_close() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(dir.path()).unwrap();
+        writer.record(state(7));
+        let began = std::time::Instant::now();
+        let path = dir.path().join("events.log");
+        while fs::metadata(&path).unwrap().len() <= 8 {
+            assert!(began.elapsed() < Duration::from_secs(30), "the fact never came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_run_is_never_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(create(dir.path()).unwrap());
+        let error = create(dir.path()).err().unwrap();
+        assert!(error.to_string().ends_with("it already holds a run"), "{error}");
+        assert_eq!(error.hint(), Some("name another folder with --output-dir"));
+    }
+
+    #[test]
+    fn a_full_disk_is_said() {
+        // /dev/full accepts the open and refuses every write.
+        let mut file = File::options().write(true).open("/dev/full").unwrap();
+        let queue = Mutex::new(Queue { facts: vec![state(1)], closing: true });
+        let shared = Shared { queue, wake: Condvar::new(), failed: Arc::default() };
+        let error = write_until_closed(&shared, &mut file, Path::new("events.log")).unwrap_err();
+        assert!(error.to_string().starts_with("write events.log: No space left"), "{error}");
+        assert_eq!(
+            error.hint(),
+            Some("the disk is full; what was recorded until then stays readable")
+        );
+    }
+}
