@@ -40,6 +40,23 @@ impl Launches {
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
+    ///
+    /// # Errors
+    /// What reading says, or the first error of `each`.
+    pub fn each_chunk<E: From<TraceError>>(
+        &self,
+        mut each: impl FnMut(&[Launch]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Memory(launches) => each(launches),
+            #[cfg(feature = "analysis")]
+            Self::Table { path, .. } => super::tables::each_chunk(path, each),
+            #[cfg(not(feature = "analysis"))]
+            Self::Table { path, .. } => Err(TraceError::NoAnalysis { path: path.clone() }.into()),
+        }
+    }
 }
 
 /// A run, read.

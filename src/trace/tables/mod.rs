@@ -19,6 +19,7 @@ use crate::event::Launch;
 use crate::unit::Nanos;
 
 pub use launches::TableWriter;
+pub(super) use launches::each_chunk;
 pub use ledger::{LedgerRow, write_ledger};
 
 /// Reads a folder's tables, making them first if they are missing or older than the log.
@@ -117,22 +118,6 @@ fn each_launch_chunk(
         each(std::mem::take(&mut facts), &mut chunk)?;
     }
     Ok(())
-}
-
-impl Launches {
-    /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
-    ///
-    /// # Errors
-    /// What reading says, or the first error of `each`.
-    pub fn each_chunk<E: From<TraceError>>(
-        &self,
-        mut each: impl FnMut(&[Launch]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        match self {
-            Self::Memory(launches) => each(launches),
-            Self::Table { path, .. } => launches::each_chunk(path, each),
-        }
-    }
 }
 
 #[cfg(test)]
