@@ -1,1 +1,4 @@
 //! The embedded backend: any machine's own cores.
+
+pub mod linear;
+pub mod pool;
