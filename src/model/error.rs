@@ -21,4 +21,110 @@ pub enum ModelError {
         /// Where, what was expected and what was found.
         what: String,
     },
+    /// The name after `shape:` is none of the known shapes.
+    #[error("find model shape: expected one of {known}, found {found:?}")]
+    UnknownShape {
+        /// What was asked for.
+        found: String,
+        /// The names there are, separated by commas.
+        known: String,
+    },
+    /// The path is neither a folder with a `config.json` nor a `.gguf` file.
+    #[error(
+        "open model {found:?}: expected shape:NAME, a folder with config.json or a .gguf file, {why}"
+    )]
+    NotAModel {
+        /// What was asked for.
+        found: String,
+        /// What is there instead.
+        why: String,
+    },
+    /// The file is of an architecture outside the Llama family.
+    #[error("read model file {path}: expected an architecture of {supported}, found {found:?}")]
+    UnknownArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// The architecture it names.
+        found: String,
+        /// The ones that run.
+        supported: &'static str,
+    },
+    /// A setting would change the mathematics in a way that the engine does not do.
+    #[error("read model file {path}: {field}: expected {supported}, found {found}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        field: String,
+        /// What it is set to.
+        found: String,
+        /// What runs.
+        supported: String,
+    },
+    /// A tensor that the shape needs is not in the files.
+    #[error("read model file {path}: expected tensor {tensor}, found none of that name")]
+    MissingTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor's name in the files.
+        tensor: String,
+    },
+    /// A tensor in the files has no place in the shape.
+    #[error("read model file {path}: tensor {tensor}: no place for it in a model of this shape")]
+    UnknownTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+    },
+    /// A tensor has other dimensions than the shape gives it.
+    #[error(
+        "read model file {path}: tensor {tensor}: expected dimensions {expected:?}, found {found:?}"
+    )]
+    TensorDimensions {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// `[out, in]` or `[width]`, from the shape.
+        expected: Vec<u64>,
+        /// What the file says.
+        found: Vec<u64>,
+    },
+    /// A tensor is stored in a format that is not read.
+    #[error("read model file {path}: tensor {tensor}: expected type {supported}, found {found}")]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The type it is stored in.
+        found: String,
+        /// The types that are read.
+        supported: &'static str,
+    },
+    /// The shape has no such tensor.
+    #[error("read tensor {tensor}: no such tensor in model {model}")]
+    NoSuchTensor {
+        /// What was asked for.
+        tensor: String,
+        /// The model's name.
+        model: String,
+    },
+    /// Text was asked of a model without a tokenizer.
+    #[error("tokenize text for model {model}: {why}")]
+    NoTokenizer {
+        /// The model's name.
+        model: String,
+        /// Why there is none, and how to bring one.
+        why: String,
+    },
+    /// The tokenizer refused a text or token.
+    #[error("tokenize text for model {model}: {what}")]
+    Tokenizer {
+        /// The model's name.
+        model: String,
+        /// What it said.
+        what: String,
+    },
 }
