@@ -1,18 +1,18 @@
 //! Rows of activations in the form that kernels read.
 //!
-//! Rows stand in tiles of [`tile_rows`]; within a tile all rows of a block of 32 inputs lie
-//! together, so that a kernel walks through a tile once and finds each row at a fixed distance:
-//! `[row / tile_rows][block][row % tile_rows] record`. A tile at the end that is not full is
-//! packed as densely as its rows are.
+//! Rows stand in tiles of about equal height, at most [`tile_rows`]; within a tile all rows of a
+//! block of 32 inputs lie together, so that a kernel walks through a tile once and finds each
+//! row at a fixed distance: `[tile][block][row of the tile] record`.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::cpu::pool::Pool;
 use crate::model::Precision;
 
-use super::kernel::tile_rows;
+use super::kernel::{convert, kernel, tile_rows};
 use super::memory::Memory;
-use super::{BLOCK, Isa, LinearError, portable};
+use super::{BLOCK, Isa, LinearError};
 
 /// What a record of 32 inputs of a row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) enum Form {
     /// 32 i8; the f32 scale; minus 8 and minus 128 times the sum of the 32 as i32, which is
     /// what a product with weights that are stored plus 8 or plus 128 starts from.
     Q8,
+    /// 32 bf16, rounded to nearest, ties to even.
+    Bf16,
     /// 32 f32.
     F32,
 }
@@ -32,18 +34,11 @@ pub(super) const MINUS_8_SUM: usize = 36;
 pub(super) const MINUS_128_SUM: usize = 40;
 
 impl Form {
-    /// The form that the kernels of an instruction set read for a precision of weights.
-    pub(super) const fn of(_isa: Isa, precision: Precision) -> Self {
-        match precision {
-            Precision::Q8_0 | Precision::Q4_0 => Self::Q8,
-            Precision::F32 | Precision::Bf16 | Precision::F16 => Self::F32,
-        }
-    }
-
     /// Bytes of a record.
     pub(super) const fn record_bytes(self) -> usize {
         match self {
             Self::Q8 => 44,
+            Self::Bf16 => 64,
             Self::F32 => 128,
         }
     }
@@ -67,6 +62,7 @@ pub struct Activations {
     memory: Memory,
     rows: usize,
     inputs: usize,
+    tiles: Tiles,
 }
 
 impl Activations {
@@ -83,9 +79,9 @@ impl Activations {
         if !isa.available() {
             return Err(LinearError::Unavailable { isa });
         }
-        let form = Form::of(isa, precision);
+        let form = kernel(isa, precision).form;
         let memory = Memory::zeroed(rows * inputs.div_ceil(BLOCK) * form.record_bytes())?;
-        Ok(Self { isa, form, memory, rows: 0, inputs: 0 })
+        Ok(Self { isa, form, memory, rows: 0, inputs: 0, tiles: Tiles::NONE })
     }
 
     /// Bytes it holds.
@@ -112,47 +108,75 @@ impl Activations {
         assert!(rows * blocks * record <= self.bytes(), "{rows} rows of {inputs} do not fit");
         (self.rows, self.inputs) = (rows, inputs);
         let convert = convert(self.isa, self.form);
-        let tile_rows = tile_rows(self.isa, self.form);
         let records = Records(self.memory.as_mut_slice().as_mut_ptr());
-        let one = |row: usize| {
-            let tile = row / tile_rows;
-            let tile_height = tile_rows.min(rows - tile * tile_rows);
-            let first = tile * tile_rows * blocks + row % tile_rows;
-            let values = &values[row * inputs..(row + 1) * inputs];
-            // SAFETY: the processor has the instruction set, as `new` saw; the records of a row
-            // are its own and lie within the memory, as asserted above.
-            unsafe { convert(values, records.at(first * record), tile_height * record) }
+        let tiles = Tiles::of(rows, tile_rows(self.isa, self.form));
+        self.tiles = tiles;
+        let one = |tile: usize| {
+            let range = tiles.rows(tile);
+            let height = range.len();
+            for row in range.clone() {
+                let values = &values[row * inputs..(row + 1) * inputs];
+                let first = range.start * blocks + row - range.start;
+                // SAFETY: the processor has the instruction set, as `new` saw; the records of a
+                // row are its own and lie within the memory, as asserted above.
+                unsafe { convert(values, records.at(first * record), height * record) }
+            }
         };
         if values.len() <= VALUES_PER_FORK {
-            (0..rows).for_each(one);
+            (0..tiles.count).for_each(one);
             return;
         }
         let next = AtomicUsize::new(0);
         pool.run(&|_, _| {
             loop {
                 let tile = next.fetch_add(1, Ordering::Relaxed);
-                let first = tile * tile_rows;
-                if first >= rows {
+                if tile >= tiles.count {
                     return;
                 }
-                (first..rows.min(first + tile_rows)).for_each(one);
+                one(tile);
             }
         });
     }
 
     /// Whether the kernels for matrices of this kind read these activations.
     pub(super) fn suit(&self, isa: Isa, precision: Precision, inputs: usize) -> bool {
-        self.isa == isa && self.form == Form::of(isa, precision) && self.inputs == inputs
+        self.isa == isa && self.form == kernel(isa, precision).form && self.inputs == inputs
     }
 
-    pub(super) fn form(&self) -> Form {
-        self.form
+    pub(super) fn tiles(&self) -> Tiles {
+        self.tiles
     }
 
-    /// The first record of the tile that begins with `row`.
-    pub(super) fn tile(&self, row: usize) -> *const u8 {
-        let record = row * self.inputs.div_ceil(BLOCK) * self.form.record_bytes();
-        self.memory.as_slice()[record..].as_ptr()
+    /// The first record of a tile.
+    pub(super) fn tile(&self, tile: usize) -> *const u8 {
+        let first = self.tiles.rows(tile).start * self.inputs.div_ceil(BLOCK);
+        self.memory.as_slice()[first * self.form.record_bytes()..].as_ptr()
+    }
+}
+
+/// How rows are cut into tiles of about equal height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiles {
+    pub(super) count: usize,
+    /// Rows of every tile; the first `higher` have one more.
+    height: usize,
+    higher: usize,
+}
+
+impl Tiles {
+    const NONE: Self = Self { count: 0, height: 0, higher: 0 };
+
+    fn of(rows: usize, most: usize) -> Self {
+        match rows.div_ceil(most) {
+            0 => Self::NONE,
+            count => Self { count, height: rows / count, higher: rows % count },
+        }
+    }
+
+    /// The rows of a tile.
+    pub(super) fn rows(self, tile: usize) -> Range<usize> {
+        let start = tile * self.height + tile.min(self.higher);
+        start..start + self.height + usize::from(tile < self.higher)
     }
 }
 
@@ -180,12 +204,5 @@ impl Records {
     unsafe fn at(&self, offset: usize) -> *mut u8 {
         // SAFETY: the caller's duty.
         unsafe { self.0.add(offset) }
-    }
-}
-
-fn convert(isa: Isa, form: Form) -> Convert {
-    match (isa, form) {
-        (Isa::Portable, Form::Q8) => portable::convert_q8,
-        (Isa::Portable, Form::F32) => portable::convert_f32,
     }
 }

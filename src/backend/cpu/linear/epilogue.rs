@@ -1,7 +1,9 @@
 //! What becomes of a finished tile, while it is still in cache.
 
+use std::ops::Range;
+
 use super::kernel::Sums;
-use super::packed::Arrangement;
+use super::packed::{Arrangement, PackedShape};
 
 /// Where products go. All outputs are row-major.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Sink<'a> {
     output: *mut f32,
     /// Outputs of a row.
     width: usize,
+    /// Outputs of a panel.
+    lanes: usize,
 }
 
 enum Kind<'a> {
@@ -57,8 +61,8 @@ impl<'a> Sink<'a> {
     pub(super) fn new(
         epilogue: Epilogue<'a>,
         rows: usize,
-        outputs: usize,
-        arrangement: Arrangement,
+        PackedShape { outputs, arrangement, .. }: PackedShape,
+        lanes: usize,
     ) -> Self {
         let (kind, output) = match epilogue {
             Epilogue::Store { output } => (Kind::Store, output),
@@ -73,55 +77,40 @@ impl<'a> Sink<'a> {
         assert_eq!(paired, arrangement == Arrangement::GateUp, "gate and up need each other");
         let width = if paired { outputs / 2 } else { outputs };
         assert_eq!(output.len(), rows * width, "{rows} rows of {width} outputs");
-        Self { kind, output: output.as_mut_ptr(), width }
+        Self { kind, output: output.as_mut_ptr(), width, lanes }
     }
 
-    /// Takes the sums of `rows` rows from `row` on and `panels` panels of `lanes` from `panel`
-    /// on. Gate and up panels come in pairs.
+    /// Takes the sums of some rows with a panel, or with a panel of gate and one of up.
     ///
     /// # Safety
-    /// No other thread may write the same rows and panels now.
-    pub(super) unsafe fn take(
-        &self,
-        sums: &Sums,
-        (row, rows): (usize, usize),
-        (panel, panels): (usize, usize),
-        lanes: usize,
-    ) {
-        for r in 0..rows {
-            let sums = &sums[r * panels * lanes..(r + 1) * panels * lanes];
-            let paired = matches!(self.kind, Kind::SwiGlu);
-            let column = if paired { panel / 2 * lanes } else { panel * lanes };
-            let taken = if paired { panels / 2 * lanes } else { panels * lanes };
-            let taken = taken.min(self.width - column);
+    /// No other thread may write the same rows of the same panel now.
+    pub(super) unsafe fn take(&self, sums: [&Sums; 2], rows: Range<usize>, panel: usize) {
+        let column = panel * self.lanes;
+        let taken = self.lanes.min(self.width - column);
+        for (index, row) in rows.enumerate() {
+            let place = index * self.lanes..index * self.lanes + taken;
+            let [first, second] = sums.map(|sums| &sums[place.clone()]);
             // SAFETY: `new` saw that row and columns lie within the output; by the caller's
             // duty no one else touches them.
             let output = unsafe {
-                std::slice::from_raw_parts_mut(
-                    self.output.add((row + r) * self.width + column),
-                    taken,
-                )
+                std::slice::from_raw_parts_mut(self.output.add(row * self.width + column), taken)
             };
             match self.kind {
-                Kind::Store => output.copy_from_slice(&sums[..taken]),
+                Kind::Store => output.copy_from_slice(first),
                 Kind::Bias(bias) => {
                     let bias = &bias[column..column + taken];
-                    for ((output, sum), bias) in output.iter_mut().zip(sums).zip(bias) {
+                    for ((output, sum), bias) in output.iter_mut().zip(first).zip(bias) {
                         *output = sum + bias;
                     }
                 }
                 Kind::Add => {
-                    for (output, sum) in output.iter_mut().zip(sums) {
+                    for (output, sum) in output.iter_mut().zip(first) {
                         *output += sum;
                     }
                 }
                 Kind::SwiGlu => {
-                    let pairs = sums.chunks_exact(2 * lanes);
-                    for (output, pair) in output.chunks_mut(lanes).zip(pairs) {
-                        let (gate, up) = pair.split_at(lanes);
-                        for ((output, &gate), up) in output.iter_mut().zip(gate).zip(up) {
-                            *output = silu(gate) * up;
-                        }
+                    for ((output, &gate), up) in output.iter_mut().zip(first).zip(second) {
+                        *output = silu(gate) * up;
                     }
                 }
             }

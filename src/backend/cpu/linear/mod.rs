@@ -10,6 +10,10 @@
 //! the number of rows, panels or workers. It knows neither models nor layers.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod epilogue;
 mod isa;
 mod kernel;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::backend::cpu::pool::Pool;
 use crate::model::Precision;
 
+use super::kernel::kernel;
 use super::layout::Layout;
 use super::memory::Memory;
 use super::quantize::{decode, encode, row_bytes};
@@ -117,12 +118,9 @@ impl PackedMatrix {
         if arrangement == Arrangement::GateUp && !outputs.is_multiple_of(2) {
             return Err(LinearError::OddOutputs { outputs });
         }
-        let layout = Layout {
-            precision,
-            lanes: isa.lanes(),
-            biased: isa.biased(),
-            blocks: inputs.div_ceil(BLOCK),
-        };
+        let kernel = kernel(isa, precision);
+        let (lanes, biased) = (kernel.lanes, kernel.biased);
+        let layout = Layout { precision, lanes, biased, blocks: inputs.div_ceil(BLOCK) };
         let panels = shape.panels(layout.lanes);
         let memory = Memory::zeroed(panels * layout.panel_bytes())?;
         Ok(Self { isa, shape, layout, panels, memory })
@@ -159,9 +157,9 @@ impl PackedMatrix {
         decode(self.shape.precision, &stored, weights);
     }
 
-    /// The bytes of panel `panel` and of all that follow.
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
-        &self.memory.as_slice()[panel * self.layout.panel_bytes()..]
+        let bytes = self.layout.panel_bytes();
+        &self.memory.as_slice()[panel * bytes..(panel + 1) * bytes]
     }
 }
 

@@ -6,7 +6,7 @@ use crate::model::Precision;
 
 use super::BLOCK;
 use super::activations::{Form, MINUS_8_SUM, MINUS_128_SUM, SCALE};
-use super::kernel::{Run, Sums, Tile};
+use super::kernel::{Kernel, Run, Sums, Tile};
 use super::layout::scales_bytes;
 
 const LANES: usize = 8;
@@ -17,14 +17,15 @@ pub(super) const LEAST_MAGNITUDE: f32 = 1e-35;
 /// The sums of the lanes of one panel.
 type Lanes = [f32; LANES];
 
-pub(super) fn kernel(precision: Precision) -> Run {
-    match precision {
-        Precision::F32 => run::<F32>,
-        Precision::F16 => run::<F16>,
-        Precision::Bf16 => run::<Bf16>,
-        Precision::Q8_0 => run::<Q8_0>,
-        Precision::Q4_0 => run::<Q4_0>,
-    }
+pub(super) fn kernel(precision: Precision) -> Kernel {
+    let (run, form): (Run, _) = match precision {
+        Precision::F32 => (run::<F32>, Form::F32),
+        Precision::F16 => (run::<F16>, Form::F32),
+        Precision::Bf16 => (run::<Bf16>, Form::F32),
+        Precision::Q8_0 => (run::<Q8_0>, Form::Q8),
+        Precision::Q4_0 => (run::<Q4_0>, Form::Q8),
+    };
+    Kernel { run, lanes: LANES, biased: false, form }
 }
 
 /// One block of one panel and one row.
@@ -41,28 +42,24 @@ trait Dot {
 
 unsafe fn run<D: Dot>(tile: &Tile, sums: &mut Sums) {
     let record_bytes = D::FORM.record_bytes();
-    for panel in 0..tile.panels {
-        for row in 0..tile.rows {
-            let mut lanes = [0.0; LANES];
-            for block in 0..tile.blocks {
-                let pair = block / 2 * (D::SCALES_BYTES + 2 * D::BLOCK_BYTES);
-                let scale = pair + block % 2 * (D::SCALES_BYTES / 2);
-                let start = pair + D::SCALES_BYTES + block % 2 * D::BLOCK_BYTES;
-                let record = (block * tile.rows + row) * record_bytes;
-                // SAFETY: by the caller's duty the tile is there.
-                let (weights, scales, record) = unsafe {
-                    let panel = tile.weights.add(panel * tile.panel_bytes);
-                    (
-                        std::slice::from_raw_parts(panel.add(start), D::BLOCK_BYTES),
-                        std::slice::from_raw_parts(panel.add(scale), D::SCALES_BYTES / 2),
-                        std::slice::from_raw_parts(tile.activations.add(record), record_bytes),
-                    )
-                };
-                D::add(weights, scales, record, &mut lanes);
-            }
-            let place = (row * tile.panels + panel) * LANES;
-            sums[place..place + LANES].copy_from_slice(&lanes);
+    for row in 0..tile.rows {
+        let mut lanes = [0.0; LANES];
+        for block in 0..tile.blocks {
+            let pair = block / 2 * (D::SCALES_BYTES + 2 * D::BLOCK_BYTES);
+            let scale = pair + block % 2 * (D::SCALES_BYTES / 2);
+            let start = pair + D::SCALES_BYTES + block % 2 * D::BLOCK_BYTES;
+            let record = (block * tile.rows + row) * record_bytes;
+            // SAFETY: by the caller's duty the tile is there.
+            let (weights, scales, record) = unsafe {
+                (
+                    std::slice::from_raw_parts(tile.weights.add(start), D::BLOCK_BYTES),
+                    std::slice::from_raw_parts(tile.weights.add(scale), D::SCALES_BYTES / 2),
+                    std::slice::from_raw_parts(tile.activations.add(record), record_bytes),
+                )
+            };
+            D::add(weights, scales, record, &mut lanes);
         }
+        sums[row * LANES..(row + 1) * LANES].copy_from_slice(&lanes);
     }
 }
 
@@ -193,8 +190,21 @@ pub(super) unsafe fn convert_f32(row: &[f32], records: *mut u8, stride: usize) {
     }
 }
 
+/// Rows to records of [`Form::Bf16`].
+pub(super) unsafe fn convert_bf16(row: &[f32], records: *mut u8, stride: usize) {
+    for (block, values) in row.chunks(BLOCK).enumerate() {
+        let mut padded = [0u16; BLOCK];
+        for (padded, &value) in padded.iter_mut().zip(values) {
+            *padded = bf16::from_f32(value).to_bits();
+        }
+        // SAFETY: by the caller's duty the record is there.
+        unsafe { records.add(block * stride).cast::<[u16; BLOCK]>().write_unaligned(padded) }
+    }
+}
+
 /// Rows to records of [`Form::Q8`]. What is not a number or infinite makes the scale so too,
 /// and with it the products.
+#[inline]
 pub(super) unsafe fn convert_q8(row: &[f32], records: *mut u8, stride: usize) {
     /// Adding and taking it away rounds to a whole number, ties to even.
     const ROUND: f32 = 12_582_912.0;

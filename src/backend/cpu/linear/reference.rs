@@ -1,8 +1,11 @@
 //! Products in f64 with the values that the kernels should see.
 
+use half::bf16;
+
 use crate::model::Precision;
 
 use super::activations::Form;
+use super::kernel::kernel;
 use super::quantize::{decode, encode, row_bytes};
 use super::{BLOCK, Isa};
 
@@ -17,8 +20,9 @@ pub(super) fn stored_values(precision: Precision, weights: &[f32]) -> Vec<f32> {
 
 /// The values that activations have once prepared.
 pub(super) fn prepared_values(isa: Isa, precision: Precision, row: &[f32]) -> Vec<f64> {
-    match Form::of(isa, precision) {
+    match kernel(isa, precision).form {
         Form::F32 => row.iter().map(|&value| f64::from(value)).collect(),
+        Form::Bf16 => row.iter().map(|&value| bf16::from_f32(value).to_f64()).collect(),
         Form::Q8 => row
             .chunks(BLOCK)
             .flat_map(|block| {

@@ -273,8 +273,8 @@ fn shapes_that_cannot_be_packed_are_refused() {
 fn bytes_are_those_of_the_format_and_the_padding() {
     let pool = Pool::new(1).unwrap();
     for isa in isas() {
-        let lanes = isa.lanes();
         for precision in Precision::ALL {
+            let lanes = kernel::kernel(isa, precision).lanes;
             let whole = pack(&pool, isa, plain(precision, 64, 128), &values(64 * 128, 1));
             assert_eq!(whole.bytes() as u64, precision.bytes(64 * 128), "{isa:?} {precision:?}");
             let more = pack(&pool, isa, plain(precision, 65, 128), &values(65 * 128, 1));
