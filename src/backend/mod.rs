@@ -223,6 +223,9 @@ pub enum DeviceError {
     /// A step was larger than the backend was built for, or pointed outside its pool.
     #[error("step outside the backend's limits: {0}")]
     Limits(String),
+    /// The model or the machine is not one that this backend can run on.
+    #[error("model or machine not supported: {0}")]
+    Unsupported(String),
     /// The device failed while it ran.
     #[error("device failed: {0}")]
     Lost(String),

@@ -43,17 +43,23 @@ fn random(name: &str, seed: u64) -> Result<Model, ModelError> {
         found: name.to_owned(),
         known: shape_names().join(", "),
     })?;
-    let recipe = format!("gemba random weights {GENERATOR} seed {seed} shape {shape:?}");
-    Ok(Model {
-        name: format!("shape:{name}"),
-        shape,
-        precision: Precision::Bf16,
-        fingerprint: Fingerprint::of_recipe(&recipe),
-        source: Source::Random { seed },
-    })
+    Ok(Model::random(&format!("shape:{name}"), shape, seed))
 }
 
 impl Model {
+    /// Random weights of `seed` in a shape of one's own, which must be valid.
+    #[must_use]
+    pub fn random(name: &str, shape: Shape, seed: u64) -> Self {
+        let recipe = format!("gemba random weights {GENERATOR} seed {seed} shape {shape:?}");
+        Self {
+            name: name.to_owned(),
+            shape,
+            precision: Precision::Bf16,
+            fingerprint: Fingerprint::of_recipe(&recipe),
+            source: Source::Random { seed },
+        }
+    }
+
     /// What it is called in reports: `shape:NAME`, or the name of the folder or file.
     #[must_use]
     pub fn name(&self) -> &str {

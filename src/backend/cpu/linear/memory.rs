@@ -11,14 +11,14 @@ use super::LinearError;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed memory of its own, aligned to a cache line at least; to a huge page if it fills one.
-pub(super) struct Memory {
+pub(in crate::backend::cpu) struct Memory {
     map: MmapMut,
     offset: usize,
     len: usize,
 }
 
 impl Memory {
-    pub(super) fn zeroed(len: usize) -> Result<Self, LinearError> {
+    pub(in crate::backend::cpu) fn zeroed(len: usize) -> Result<Self, LinearError> {
         let slack = if len >= HUGE_PAGE { HUGE_PAGE } else { 0 };
         // Pages of the slack are never touched, so they cost addresses, not memory.
         let map = MmapMut::map_anon(len.max(1) + slack)
@@ -32,11 +32,11 @@ impl Memory {
         Ok(Self { map, offset, len })
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
+    pub(in crate::backend::cpu) fn as_slice(&self) -> &[u8] {
         &self.map[self.offset..self.offset + self.len]
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(in crate::backend::cpu) fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.map[self.offset..self.offset + self.len]
     }
 }

@@ -32,8 +32,10 @@ mod tests;
 pub use activations::Activations;
 pub use epilogue::Epilogue;
 pub use isa::Isa;
+pub(super) use memory::Memory;
 pub use multiply::multiply;
 pub use packed::{Arrangement, PackedMatrix, PackedShape, Source};
+pub(super) use quantize::{decode, encode, row_bytes};
 
 use crate::model::Precision;
 

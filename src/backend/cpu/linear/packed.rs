@@ -149,12 +149,17 @@ impl PackedMatrix {
     /// # Panics
     /// If there is no such row or `weights` is not as long as a row.
     pub fn read_row(&self, index: usize, weights: &mut [f32]) {
-        assert!(index < self.shape.outputs, "row {index} of {}", self.shape.outputs);
         assert_eq!(weights.len(), self.shape.inputs, "length of a row");
-        let (panel, lane) = self.shape.place(index, self.layout.lanes);
         let mut stored = vec![0; row_bytes(self.shape.precision, self.shape.inputs)];
-        self.layout.gather(self.panel(panel), lane, &mut stored);
+        self.read_stored_row(index, &mut stored);
         decode(self.shape.precision, &stored, weights);
+    }
+
+    /// Writes row `index` of the source in its stored form.
+    pub(in crate::backend::cpu) fn read_stored_row(&self, index: usize, stored: &mut [u8]) {
+        assert!(index < self.shape.outputs, "row {index} of {}", self.shape.outputs);
+        let (panel, lane) = self.shape.place(index, self.layout.lanes);
+        self.layout.gather(self.panel(panel), lane, stored);
     }
 
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
