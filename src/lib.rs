@@ -16,4 +16,5 @@ pub mod schedule;
 pub mod session;
 pub mod trace;
 pub mod unit;
+pub mod waste;
 pub mod workload;

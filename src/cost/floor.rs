@@ -1,7 +1,7 @@
 //! The least time a budget can take on a machine.
 
-use crate::event::Ceilings;
-use crate::unit::{Bytes, Nanos};
+use crate::event::{Ceilings, Dtype};
+use crate::unit::{Bytes, Nanos, Ops};
 
 use super::Budget;
 
@@ -27,16 +27,10 @@ impl Floor {
     /// The floor of `budget` on a machine with these ceilings.
     #[must_use]
     pub fn of(budget: &Budget, ceilings: &Ceilings) -> Self {
-        let ops_per_s = ceilings.ops_per_s.get(&budget.dtype).copied().unwrap_or(0);
-        let read = |bytes: Bytes| time(bytes.0, ceilings.read_bytes_per_s);
-        let cache = |bytes: Bytes| time(bytes.0, ceilings.cache_bytes_per_s);
-        Self {
-            compute: time(budget.ops.0, ops_per_s),
-            weights: read(budget.weight_bytes),
-            kv: read(budget.kv_bytes),
-            activations: cache(budget.activation_bytes),
-            excess: cache(budget.excess_bytes),
-        }
+        let Budget { weight_bytes, kv_bytes, activation_bytes, excess_bytes, ops, dtype, .. } =
+            *budget;
+        let bytes = [weight_bytes, kv_bytes, activation_bytes, excess_bytes];
+        Roofs::of(ceilings).floor(bytes, ops, dtype)
     }
 
     /// The least time that memory allows: weights and KV stream from memory one after another,
@@ -53,10 +47,48 @@ impl Floor {
     }
 }
 
+/// A machine's ceilings, laid out so that millions of floors can be computed from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roofs {
+    read: u64,
+    cache: u64,
+    ops: [u64; Dtype::ALL.len()],
+}
+
+impl Roofs {
+    /// The roofs of a machine with these ceilings.
+    #[must_use]
+    pub fn of(ceilings: &Ceilings) -> Self {
+        let mut ops = [0; Dtype::ALL.len()];
+        for (&dtype, &per_second) in &ceilings.ops_per_s {
+            ops[dtype as usize] = per_second;
+        }
+        Self { read: ceilings.read_bytes_per_s, cache: ceilings.cache_bytes_per_s, ops }
+    }
+
+    /// The floor of moving weight, KV, activation and excess bytes, in this order, and of doing
+    /// `ops` operations.
+    #[must_use]
+    pub fn floor(&self, bytes: [Bytes; 4], ops: Ops, dtype: Dtype) -> Floor {
+        let [weights, kv, activations, excess] = bytes;
+        Floor {
+            compute: time(ops.0, self.ops[dtype as usize]),
+            weights: time(weights.0, self.read),
+            kv: time(kv.0, self.read),
+            activations: time(activations.0, self.cache),
+            excess: time(excess.0, self.cache),
+        }
+    }
+}
+
 /// `amount` at `per_second`, rounded down.
 fn time(amount: u64, per_second: u64) -> Nanos {
     if per_second == 0 {
         return Nanos::ZERO;
+    }
+    // Nearly every amount fits, and 64-bit division is several times cheaper.
+    if let Some(scaled) = amount.checked_mul(1_000_000_000) {
+        return Nanos(scaled / per_second);
     }
     let nanos = u128::from(amount) * 1_000_000_000 / u128::from(per_second);
     Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -66,8 +98,7 @@ fn time(amount: u64, per_second: u64) -> Nanos {
 mod tests {
     use super::*;
     use crate::cost::Kernel;
-    use crate::event::{Driver, Dtype};
-    use crate::unit::Ops;
+    use crate::event::Driver;
 
     fn budget(weight: u64, kv: u64, activation: u64, ops: u64) -> Budget {
         Budget {

@@ -10,7 +10,7 @@ mod formulas;
 mod kernel;
 mod load;
 
-pub use floor::Floor;
+pub use floor::{Floor, Roofs};
 pub use formulas::{Budget, Formulas, Storage, dtype};
 pub use kernel::Kernel;
 pub use load::StepLoad;

@@ -8,48 +8,85 @@
 #[must_use]
 pub fn apportion(total: u128, weights: &[u128]) -> Vec<u128> {
     let mut parts = vec![0; weights.len()];
-    apportion_into(total, weights, &mut parts);
+    let mut splitter = Splitter::default();
+    splitter.weigh(weights.iter().copied());
+    splitter.split(total, |i, part| parts[i] = part);
     parts
 }
 
-/// [`apportion`] into a slice as long as `weights`.
-pub fn apportion_into(total: u128, weights: &[u128], parts: &mut [u128]) {
-    debug_assert_eq!(weights.len(), parts.len());
-    match weights {
-        [] => {}
-        [_] => parts[0] = total,
-        _ => split(total, weights, parts),
+/// Splits many amounts over the same weights, without allocating for each.
+#[derive(Clone, Debug, Default)]
+pub struct Splitter {
+    weights: Vec<u128>,
+    sum: u128,
+    remainders: Vec<(u128, usize)>,
+}
+
+impl Splitter {
+    /// Takes the weights of the splits to come.
+    pub fn weigh(&mut self, weights: impl IntoIterator<Item = u128>) {
+        self.weights.clear();
+        self.weights.extend(weights);
+        // Weights are brought below 2^50 and whole multiples of their sum are dealt out first,
+        // so that no product leaves 128 bits. Coarser weights cost precision of a share, never
+        // a unit.
+        let largest = self.weights.iter().copied().max().unwrap_or(0);
+        let shift = (128 - largest.leading_zeros()).saturating_sub(50);
+        for weight in &mut self.weights {
+            *weight = if largest == 0 { 1 } else { *weight >> shift };
+        }
+        self.sum = self.weights.iter().sum();
+    }
+
+    /// How many parts a split has.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// Whether a split has no parts.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.weights.is_empty()
+    }
+
+    /// Gives each part of `total` with its index, parts of nothing left out.
+    pub fn split(&mut self, total: u128, mut each: impl FnMut(usize, u128)) {
+        if total == 0 || self.weights.is_empty() {
+            return;
+        }
+        if self.weights.len() == 1 {
+            return each(0, total);
+        }
+        let (rounds, rest) = (total / self.sum, total % self.sum);
+        let mut left = rest;
+        self.remainders.clear();
+        for (i, weight) in self.weights.iter().enumerate() {
+            let (floor, remainder) = divide(rest * weight, self.sum);
+            left -= floor;
+            self.remainders.push((remainder, i));
+        }
+        let order = |a: &(u128, usize), b: &(u128, usize)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
+        // `left` is smaller than the number of weights.
+        let take = left as usize;
+        if take > 0 {
+            self.remainders.select_nth_unstable_by(take - 1, order);
+        }
+        for (place, &(_, i)) in self.remainders.iter().enumerate() {
+            let floor = divide(rest * self.weights[i], self.sum).0;
+            let part = rounds * self.weights[i] + floor + u128::from(place < take);
+            if part > 0 {
+                each(i, part);
+            }
+        }
     }
 }
 
-fn split(total: u128, weights: &[u128], parts: &mut [u128]) {
-    // Weights are brought below 2^50 and the total's high part is dealt out in rounds, so that
-    // no product leaves 128 bits. Coarser weights cost precision of a share, never a unit.
-    let largest = weights.iter().copied().max().unwrap_or(0);
-    let shift = (128 - largest.leading_zeros()).saturating_sub(50);
-    let even = largest == 0;
-    let weight = |i: usize| if even { 1 } else { weights[i] >> shift };
-    let sum: u128 = (0..weights.len()).map(weight).sum();
-    // Whole multiples of the sum split without remainder.
-    let (rounds, rest) = (total / sum, total % sum);
-    let mut left = rest;
-    let mut remainders = Vec::with_capacity(weights.len());
-    for (i, part) in parts.iter_mut().enumerate() {
-        let product = rest * weight(i);
-        *part = rounds * weight(i) + product / sum;
-        left -= product / sum;
-        remainders.push((product % sum, i));
-    }
-    let take = usize::try_from(left).unwrap_or(usize::MAX).min(remainders.len());
-    if take == 0 {
-        return;
-    }
-    let order = |a: &(u128, usize), b: &(u128, usize)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
-    if take < remainders.len() {
-        remainders.select_nth_unstable_by(take - 1, order);
-    }
-    for &(_, i) in &remainders[..take] {
-        parts[i] += 1;
+/// Quotient and remainder; 64-bit where it fits, which it nearly always does.
+fn divide(a: u128, b: u128) -> (u128, u128) {
+    match (u64::try_from(a), u64::try_from(b)) {
+        (Ok(a), Ok(b)) => (u128::from(a / b), u128::from(a % b)),
+        _ => (a / b, a % b),
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// Balances are unsigned and only grow, except by [`Book::reclassify`], which moves an amount
 /// that is already booked and therefore nets to zero.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Book<K> {
     capacity: u128,
     accounts: BTreeMap<K, u128>,
@@ -52,11 +52,17 @@ impl fmt::Display for TrialBalance {
     }
 }
 
+impl<K> Default for Book<K> {
+    fn default() -> Self {
+        Self { capacity: 0, accounts: BTreeMap::new() }
+    }
+}
+
 impl<K: Ord + Clone> Book<K> {
     /// A book with nothing in it.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { capacity: 0, accounts: BTreeMap::new() }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Credits `amount` to capacity: so much more is to be accounted for.

@@ -8,5 +8,5 @@
 mod apportion;
 mod book;
 
-pub use apportion::{apportion, apportion_into};
+pub use apportion::{Splitter, apportion};
 pub use book::{Book, Imbalance, TrialBalance};

@@ -1,5 +1,6 @@
 //! A run as the reading arm sees it: canonical order, fates resolved.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[cfg(not(feature = "analysis"))]
@@ -7,7 +8,8 @@ use super::LogReader;
 use super::TraceError;
 use super::header::{Header, SCHEMA, Status};
 use crate::event::{
-    Fact, Fate, Finish, Launch, Memory, Outcome, Power, Request, RequestId, Row, StateChange, Step,
+    Fact, Fate, Finish, KernelId, Launch, Memory, Outcome, Power, Request, RequestId, Row,
+    StateChange, Step,
 };
 use crate::unit::Nanos;
 
@@ -40,23 +42,6 @@ impl Launches {
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
-    ///
-    /// # Errors
-    /// What reading says, or the first error of `each`.
-    pub fn each_chunk<E: From<TraceError>>(
-        &self,
-        mut each: impl FnMut(&[Launch]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        match self {
-            Self::Memory(launches) => each(launches),
-            #[cfg(feature = "analysis")]
-            Self::Table { path, .. } => super::tables::each_chunk(path, each),
-            #[cfg(not(feature = "analysis"))]
-            Self::Table { path, .. } => Err(TraceError::NoAnalysis { path: path.clone() }.into()),
-        }
-    }
 }
 
 /// A run, read.
@@ -64,7 +49,7 @@ impl Launches {
 pub struct Run {
     /// What ran.
     pub header: Header,
-    /// Kernel names by number.
+    /// Kernel names, sorted; launches point into this list.
     pub kernels: Vec<String>,
     /// Requests by number.
     pub requests: Vec<Request>,
@@ -108,8 +93,12 @@ impl Run {
         for launch in &launches {
             run.check_launch(launch)?;
         }
+        let (names, places) = sorted_names(&run.kernels);
+        for launch in &mut launches {
+            launch.kernel = places[usize::from(launch.kernel.0)];
+        }
         launches.sort_by_key(launch_order);
-        run.launches = Launches::Memory(launches);
+        (run.kernels, run.launches) = (names, Launches::Memory(launches));
         Ok(run)
     }
 
@@ -227,6 +216,27 @@ impl Run {
         steps.chain(states).chain(memory).chain(requests).chain(power).max().unwrap_or_default()
     }
 
+    /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
+    ///
+    /// # Errors
+    /// What reading says, or the first error of `each`.
+    pub fn each_launch_chunk<E: From<TraceError>>(
+        &self,
+        mut each: impl FnMut(&[Launch]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match &self.launches {
+            Launches::Memory(launches) => each(launches),
+            #[cfg(feature = "analysis")]
+            Launches::Table { path, rows } => {
+                super::tables::each_chunk(path, *rows, &self.kernels, each)
+            }
+            #[cfg(not(feature = "analysis"))]
+            Launches::Table { path, .. } => {
+                Err(TraceError::NoAnalysis { path: path.clone() }.into())
+            }
+        }
+    }
+
     /// Reads a run folder. The first reader of a folder whose tables are missing or older than
     /// its log makes them.
     ///
@@ -264,6 +274,16 @@ impl Run {
             self.header.window.end_ns = self.last_moment().max(last_launch);
         }
     }
+}
+
+/// The distinct names in order, and the new number of each old one: the numbers an engine gave
+/// its kernels must not show in the books.
+pub(super) fn sorted_names(kernels: &[String]) -> (Vec<String>, Vec<KernelId>) {
+    let distinct: BTreeSet<&String> = kernels.iter().filter(|name| !name.is_empty()).collect();
+    let names: Vec<String> = distinct.into_iter().cloned().collect();
+    let place = |name: &String| names.binary_search(name).unwrap_or(0);
+    let places = kernels.iter().map(|name| KernelId(place(name) as u16)).collect();
+    (names, places)
 }
 
 /// The canonical order of launches.

@@ -9,7 +9,7 @@ use polars::polars_utils::compression::ZstdLevel;
 use polars::prelude::*;
 
 use super::super::TraceError;
-use super::super::run::Launches;
+use super::super::run::{Launches, sorted_names};
 use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present};
 use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
 use crate::unit::{Bytes, Nanos, Ops};
@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 18;
 pub struct TableWriter {
     path: PathBuf,
     beside: PathBuf,
-    kernels: Vec<String>,
+    places: Vec<KernelId>,
     words: Words,
     waiting: Vec<Launch>,
     writer: Option<BatchedWriter<File>>,
@@ -41,16 +41,15 @@ impl TableWriter {
     /// [`TraceError`] if the file cannot be created.
     pub fn create(path: &Path, kernels: &[String]) -> Result<Self, TraceError> {
         let write = failed("write", path);
+        let (names, places) = sorted_names(kernels);
         let words = Words {
-            // A name can stand at two numbers; the vocabulary holds it once.
-            kernel: Vocabulary::new(distinct(kernels)).map_err(&write)?,
+            kernel: Vocabulary::new(names.iter().map(String::as_str)).map_err(&write)?,
             dtype: Vocabulary::new(Dtype::ALL.iter().map(|d| d.code())).map_err(&write)?,
             driver: Vocabulary::new(Driver::ALL.iter().map(|d| d.code())).map_err(&write)?,
         };
         let (path, beside) = (path.to_path_buf(), path.with_extension("parquet.part"));
-        let kernels = kernels.to_vec();
-        let mut table =
-            Self { path, beside, kernels, words, waiting: Vec::new(), writer: None, rows: 0 };
+        let waiting = Vec::new();
+        let mut table = Self { path, beside, places, words, waiting, writer: None, rows: 0 };
         let schema = table.frame(&[]).map_err(failed("write", &table.path))?;
         let file = File::create(&table.beside).map_err(TraceError::io("create", &table.path))?;
         let writer = ParquetWriter::new(file)
@@ -108,10 +107,8 @@ impl TableWriter {
 
     fn frame(&self, launches: &[Launch]) -> PolarsResult<DataFrame> {
         let all = || launches.iter();
-        let names = distinct(&self.kernels);
-        let place_of: Vec<Option<usize>> =
-            self.kernels.iter().map(|name| names.iter().position(|n| n == name)).collect();
-        let kernel = |l: &Launch| place_of.get(usize::from(l.kernel.0)).copied().flatten();
+        let place = |l: &Launch| self.places.get(usize::from(l.kernel.0));
+        let kernel = |l: &Launch| place(l).map(|place| usize::from(place.0));
         Columns::default()
             .int("device", all().map(|l| l.device.into()))
             .int("stream", all().map(|l| l.stream.into()))
@@ -146,11 +143,6 @@ impl Drop for TableWriter {
     }
 }
 
-fn distinct(names: &[String]) -> Vec<&str> {
-    let mut seen = std::collections::BTreeSet::new();
-    names.iter().map(String::as_str).filter(|name| seen.insert(*name)).collect()
-}
-
 /// Opens a table: its launches, its kernels' names, and when the last launch ended.
 pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>, Nanos), TraceError> {
     let (mut rows, mut kernels, mut last) = (0, Vec::new(), Nanos::ZERO);
@@ -173,6 +165,7 @@ pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>, Nanos), TraceE
             return Err(TraceError::malformed(path, "it ends before its last row"));
         }
     }
+    kernels.sort();
     Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels, last))
 }
 
@@ -230,17 +223,16 @@ fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceErr
 /// Gives a table's launches in chunks, the next one being decoded meanwhile.
 pub(super) fn each_chunk<E: From<TraceError>>(
     path: &Path,
+    rows: u64,
+    kernels: &[String],
     mut each: impl FnMut(&[Launch]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (Launches::Table { rows, .. }, kernels, _) = open(path)? else {
-        return Ok(());
-    };
     std::thread::scope(|scope| {
         let (sender, chunks) = mpsc::sync_channel(1);
         scope.spawn(move || {
             let mut at = 0;
             while at < rows as usize {
-                let chunk = slice(path, at, None).and_then(|table| decode(&table, &kernels));
+                let chunk = slice(path, at, None).and_then(|table| decode(&table, kernels));
                 let got = chunk.as_ref().map_or(0, Vec::len);
                 at += got;
                 // A receiver that has gone has its error already.

@@ -104,6 +104,7 @@ fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
     writer.write(&all)?;
     let rows = writer.finish()?;
     run.launches = Launches::Table { path, rows };
+    run.kernels = super::run::sorted_names(&run.kernels).0;
     Ok(run)
 }
 
@@ -232,16 +233,15 @@ mod tests {
 
     fn launches(run: &Run) -> Vec<(Launch, String)> {
         let mut all = Vec::new();
-        run.launches
-            .each_chunk(|chunk| {
-                let named = chunk.iter().map(|l| {
-                    let anonymous = Launch { kernel: KernelId(0), ..*l };
-                    (anonymous, run.kernels[usize::from(l.kernel.0)].clone())
-                });
-                all.extend(named);
-                Ok::<(), TraceError>(())
-            })
-            .unwrap();
+        run.each_launch_chunk(|chunk| {
+            let named = chunk.iter().map(|l| {
+                let anonymous = Launch { kernel: KernelId(0), ..*l };
+                (anonymous, run.kernels[usize::from(l.kernel.0)].clone())
+            });
+            all.extend(named);
+            Ok::<(), TraceError>(())
+        })
+        .unwrap();
         all
     }
 

@@ -1,0 +1,231 @@
+//! All books of a run: a pure function of the run folder.
+
+use std::collections::HashMap;
+
+use super::catalogue::{Cause, Level, Muda};
+use super::journal::Journal;
+use super::kernel::{Bench, BrokenCeilings, Costing, KernelModel};
+use super::muda_map::MudaMap;
+use super::posting::{Account, Commodity, Key};
+use super::timeline::Timeline;
+use super::{derived, headroom, memory, request_time, rows};
+use crate::cost::Roofs;
+use crate::event::{Launch, RequestId, StepId};
+use crate::ledger::{Book, TrialBalance};
+use crate::trace::{DeviceHeader, Run, TraceError};
+use crate::unit::Share;
+
+/// How fine postings are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grain {
+    /// By step where the run is small enough for that, else by run.
+    #[default]
+    Auto,
+    /// A posting names its step.
+    Step,
+    /// A posting sums over all steps.
+    Run,
+}
+
+/// Above this many launches, [`Grain::Auto`] keeps books by run.
+const LAUNCHES_BY_STEP: u64 = 100_000;
+
+/// How books are kept.
+#[derive(Clone, Debug, Default)]
+pub struct BooksOptions {
+    /// How thrown-away rows are priced.
+    pub costing: Costing,
+    /// How fine postings are kept.
+    pub grain: Grain,
+    /// Another opinion on which waste a cause belongs to.
+    pub muda_map: MudaMap,
+}
+
+/// The books of a run.
+#[derive(Debug)]
+pub struct Books {
+    books: HashMap<Commodity, Book<Key>>,
+    map: MudaMap,
+    by_step: bool,
+    broken: BrokenCeilings,
+}
+
+impl Books {
+    /// Books every cost of `run`.
+    ///
+    /// # Errors
+    /// [`TraceError`] if the launches cannot be read.
+    pub fn of(run: &Run, options: &BooksOptions) -> Result<Self, TraceError> {
+        let by_step = match options.grain {
+            Grain::Auto => run.launches.len() <= LAUNCHES_BY_STEP,
+            Grain::Step => true,
+            Grain::Run => false,
+        };
+        let mut books = HashMap::new();
+        let mut broken = BrokenCeilings::default();
+        let busy = device_time(run, options.costing, by_step, &mut books, &mut broken)?;
+        rows::book(run, by_step, &mut books);
+        memory::book(run, &mut books);
+        request_time::book(run, &mut books);
+        headroom::reclassify(run, &mut books);
+        derived::money(run, &mut books);
+        derived::energy(run, busy, &mut books);
+        Ok(Self { books, map: options.muda_map.clone(), by_step, broken })
+    }
+
+    /// The commodities that have a book, in the order of reports.
+    pub fn commodities(&self) -> impl Iterator<Item = Commodity> {
+        Commodity::ALL.into_iter().filter(|commodity| self.books.contains_key(commodity))
+    }
+
+    /// The trial balance of a commodity.
+    #[must_use]
+    pub fn trial_balance(&self, commodity: Commodity) -> Option<TrialBalance> {
+        self.books.get(&commodity).map(Book::trial_balance)
+    }
+
+    /// Whether every book closes to zero.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        self.books.values().all(|book| book.trial_balance().balanced())
+    }
+
+    /// All postings of a commodity, in canonical order.
+    pub fn postings(&self, commodity: Commodity) -> impl Iterator<Item = (&Key, u128)> {
+        self.books.get(&commodity).into_iter().flat_map(Book::accounts)
+    }
+
+    /// The sum of a commodity over the accounts that `filter` keeps.
+    pub fn sum(&self, commodity: Commodity, filter: impl Fn(&Account) -> bool) -> u128 {
+        self.postings(commodity).filter(|(key, _)| filter(&key.account)).map(|(_, a)| a).sum()
+    }
+
+    /// The share of a commodity that no rule could attribute.
+    #[must_use]
+    pub fn unattributed(&self, commodity: Commodity) -> Share {
+        let lost = |account: &Account| {
+            matches!(account.cause, Cause::UnattributedIdle | Cause::UnattributedBusy)
+        };
+        let total = self.trial_balance(commodity).map_or(0, |balance| balance.capacity);
+        Share::new(self.sum(commodity, lost) as i128, total as i128)
+    }
+
+    /// The waste that a cause belongs to in these books.
+    #[must_use]
+    pub fn muda(&self, cause: Cause) -> Muda {
+        self.map.muda(cause)
+    }
+
+    /// The level of a posting in these books.
+    #[must_use]
+    pub fn level(&self, account: &Account) -> Level {
+        self.map.level(account)
+    }
+
+    /// Whether postings name their step.
+    #[must_use]
+    pub const fn by_step(&self) -> bool {
+        self.by_step
+    }
+
+    /// Floors that were longer than what they bound.
+    #[must_use]
+    pub const fn broken_ceilings(&self) -> BrokenCeilings {
+        self.broken
+    }
+}
+
+/// Books device time and bytes; returns the time in which operations ran.
+fn device_time(
+    run: &Run,
+    costing: Costing,
+    by_step: bool,
+    books: &mut HashMap<Commodity, Book<Key>>,
+    broken: &mut BrokenCeilings,
+) -> Result<u128, TraceError> {
+    let window = run.header.window;
+    let length = u128::from(window.end_ns.saturating_sub(window.start_ns).0);
+    let (time, bytes) = (Commodity::DeviceTime, Commodity::Bytes);
+    books.entry(time).or_default().offer(length * run.header.devices.len() as u128);
+    let mut moved = 0_u128;
+    let mut walkers: Vec<(u16, Timeline<'_>)> = run
+        .header
+        .devices
+        .iter()
+        .map(|device| (device.id, timeline(run, device, costing, by_step)))
+        .collect();
+    let mut at = 0;
+    run.each_launch_chunk(|launches| {
+        for launch in launches {
+            // Launches come ordered by device.
+            if walkers.get(at).is_none_or(|(id, _)| *id != launch.device) {
+                let place = walkers.iter().position(|(id, _)| *id == launch.device);
+                at = place.ok_or_else(|| unknown_device(launch))?;
+            }
+            moved += u128::from(launch.weight_bytes.0) + u128::from(launch.kv_bytes.0);
+            moved += u128::from(launch.activation_bytes.0) + u128::from(launch.excess_bytes.0);
+            walkers[at].1.launch(launch);
+        }
+        Ok::<(), TraceError>(())
+    })?;
+    books.entry(bytes).or_default().offer(moved);
+    let mut busy = 0;
+    for (_, walker) in walkers {
+        let (journal, bench, ran) = walker.finish();
+        journal.finish(books);
+        broken.launches += bench.broken.launches;
+        broken.nanos += bench.broken.nanos;
+        busy += ran;
+    }
+    Ok(busy)
+}
+
+fn unknown_device(launch: &Launch) -> TraceError {
+    TraceError::Malformed {
+        path: "run.json".into(),
+        what: format!("launches name device {}, which is not among the devices", launch.device),
+    }
+}
+
+fn timeline<'a>(
+    run: &'a Run,
+    device: &DeviceHeader,
+    costing: Costing,
+    by_step: bool,
+) -> Timeline<'a> {
+    let bench = Bench {
+        model: KernelModel::new(&device.calibration, &run.kernels),
+        roofs: Roofs::of(&device.ceilings),
+        launch_floor: device.ceilings.launch_floor_ns.0,
+        reference_batch: u64::from(run.header.reference_batch.max(1)),
+        costing,
+        broken: BrokenCeilings::default(),
+    };
+    // Both lists are ordered by device first.
+    let steps = range(&run.steps, |step| step.device, device.id);
+    let states = range(&run.states, |change| change.device, device.id);
+    let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
+    let journal = Journal::new(device.id, by_step);
+    Timeline::new(run.header.window, (steps, &run.rows, states), observer, journal, bench)
+}
+
+fn range<T>(all: &[T], device: impl Fn(&T) -> u16, id: u16) -> &[T] {
+    let from = all.partition_point(|item| device(item) < id);
+    let to = all.partition_point(|item| device(item) <= id);
+    &all[from..to]
+}
+
+/// The name of a request or step in a posting, as the facts name it.
+impl Key {
+    /// The request that pays.
+    #[must_use]
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.request.map(RequestId)
+    }
+
+    /// The step.
+    #[must_use]
+    pub fn step_id(&self) -> Option<StepId> {
+        self.step.map(StepId)
+    }
+}

@@ -1,0 +1,25 @@
+//! The catalogue of causes, and the books: facts in, balanced postings out.
+//!
+//! Pure: the books are a function of the run alone. Neighbours: `trace` gives the run, `cost`
+//! the floors, `ledger` the accounts; `report` shows what comes out. This module knows no
+//! engine, no device and no surface. `docs/waste-standard.md` is the standard it follows.
+
+mod books;
+mod catalogue;
+mod derived;
+mod headroom;
+mod journal;
+mod kernel;
+mod memory;
+mod muda_map;
+mod posting;
+mod request_time;
+mod rows;
+mod step;
+mod timeline;
+
+pub use books::{Books, BooksOptions, Grain};
+pub use catalogue::{CAUSES, Cause, Entry, Level, Muda};
+pub use kernel::{BrokenCeilings, Costing};
+pub use muda_map::{MudaMap, MudaMapError};
+pub use posting::{Account, Basis, Commodity, Key, SubReason};
