@@ -18,8 +18,8 @@ const MOST_IDS: usize = 128_000_000;
 const MOST_TEXT: usize = 1 << 30;
 /// The most classes; a column with more values is no class.
 const MOST_CLASSES: usize = 1_000;
-/// The longest name of a class, in bytes.
-const LONGEST_NAME: usize = 64;
+/// The longest name of a class or session, in bytes.
+const LONGEST_NAME: usize = 128;
 /// The longest time between the first and the last arrival.
 const LONGEST_SPAN_DAYS: u64 = 3_660;
 
@@ -33,6 +33,8 @@ pub(super) struct Draft {
     notes: Vec<Note>,
     ids: usize,
     text: usize,
+    number_of_task: HashMap<String, u64>,
+    recorded_start: Option<u64>,
     absolute_times: bool,
     timeless: bool,
 }
@@ -49,6 +51,8 @@ impl Draft {
             notes: Vec::new(),
             ids: 0,
             text: 0,
+            number_of_task: HashMap::new(),
+            recorded_start: None,
             absolute_times: false,
             timeless: false,
         }
@@ -103,9 +107,23 @@ impl Draft {
         Ok(number)
     }
 
-    /// How many classes there are.
-    pub(super) fn class_count(&self) -> usize {
-        self.classes.len()
+    /// The number of a conversation or session, which is new if its name is.
+    pub(super) fn task(&mut self, name: &str, at: &Place) -> Result<u64, WorkloadError> {
+        if let Some(&task) = self.number_of_task.get(name) {
+            return Ok(task);
+        }
+        if name.len() > LONGEST_NAME {
+            let expected = format!("a session's name of at most {LONGEST_NAME} bytes");
+            return Err(WorkloadError::Row { at: at.clone(), expected, found: quoted(name) });
+        }
+        let task = self.number_of_task.len() as u64;
+        self.number_of_task.insert(name.to_owned(), task);
+        Ok(task)
+    }
+
+    /// How many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
     }
 
     /// Says how many tokens one block id stands for.
@@ -131,9 +149,36 @@ impl Draft {
         self.note(Note::new(NoteKind::NoTimes, message));
     }
 
+    /// Says when the first arrival was, in nanoseconds since 1970.
+    pub(super) fn recorded_start(&mut self, unix_nanos: u64) {
+        self.recorded_start = Some(unix_nanos);
+    }
+
     /// The request of an index that [`Self::push`] gave.
     pub(super) fn request_mut(&mut self, index: u32) -> Option<&mut RequestSpec> {
         self.requests.get_mut(index as usize)
+    }
+
+    /// Whether one request arrives before another, or stands above it and arrives with it.
+    pub(super) fn comes_before(&self, one: u32, other: u32) -> bool {
+        let key = |index: u32| self.requests.get(index as usize).map(|r| (r.arrival, index));
+        key(one) < key(other)
+    }
+
+    /// Gives every request the number of the conversation that its parents lead back to.
+    /// Parents must come before their children, as [`Self::comes_before`] says.
+    pub(super) fn number_tasks_by_root(&mut self) {
+        let mut order: Vec<u32> = (0..self.requests.len() as u32).collect();
+        order.sort_by_key(|&index| self.requests[index as usize].arrival);
+        let mut tasks = 0..;
+        for index in order {
+            let parent = self.requests[index as usize].parent;
+            let task = match parent {
+                Some(parent) => self.requests[parent as usize].task,
+                None => tasks.next(),
+            };
+            self.requests[index as usize].task = task;
+        }
     }
 
     /// Sorts, rebases to the first arrival, and notes what the rows show.
@@ -172,7 +217,10 @@ impl Draft {
             slo: Slo::default(),
             requests,
             notes,
-            recorded_start_unix_nanos: self.absolute_times.then_some(origin.0),
+            recorded_start_unix_nanos: self
+                .absolute_times
+                .then_some(origin.0)
+                .or(self.recorded_start),
         })
     }
 }

@@ -180,6 +180,65 @@ pub enum WorkloadError {
         /// The file.
         path: PathBuf,
     },
+    /// A replay leaves no request.
+    #[error("replay workload {name}: expected at least one request {window}, found none")]
+    EmptyWindow {
+        /// The workload.
+        name: String,
+        /// The part of it that was asked for.
+        window: String,
+    },
+    /// A replay's setting makes no sense.
+    #[error("replay workload {name}: expected {expected}, found {found}")]
+    Setting {
+        /// The workload.
+        name: String,
+        /// What the setting may be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// A request does not fit the model's context.
+    #[error(
+        "replay workload {name}: expected prompt and output within {context_tokens} tokens of \
+         context, found {found_tokens} in request {request}{least}"
+    )]
+    Context {
+        /// The workload.
+        name: String,
+        /// What the model can hold.
+        context_tokens: u32,
+        /// What the request needs.
+        found_tokens: u64,
+        /// Its number in order of arrival.
+        request: usize,
+        /// Said where even the smallest lengths do not fit.
+        least: &'static str,
+    },
+    /// A name is neither a file nor a shipped workload.
+    #[error("read workload {path}: expected a file or a shipped workload, found neither")]
+    NotFound {
+        /// The name.
+        path: PathBuf,
+    },
+    /// A format cannot hold what the workload knows.
+    #[error("write workload {path}: expected what {format} can hold, found {found}")]
+    Loss {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: super::Format,
+        /// What would be lost, all of it.
+        found: String,
+    },
+    /// A file could not be written. Nothing of it is left.
+    #[error("write workload {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A synthetic description contradicts itself or its schema.
     #[error("read workload {at}: {message}")]
     Description {
@@ -210,6 +269,18 @@ impl WorkloadError {
             }
             Self::Span { .. } => "check that every row has its time in the same unit".to_owned(),
             Self::NoTokenizer { .. } => "pass one with --tokenizer tokenizer.json".to_owned(),
+            Self::EmptyWindow { .. } => {
+                "widen --start-offset, --duration or --num-requests".to_owned()
+            }
+            Self::Context { .. } => {
+                "scale the lengths, cap them, or take a model with a longer context".to_owned()
+            }
+            Self::NotFound { .. } => {
+                format!("shipped are {}", super::shipped::names().join(", "))
+            }
+            Self::Loss { .. } => {
+                "pass --lossy to leave it out, or write Gemba's own format".to_owned()
+            }
             Self::Description { .. } => {
                 "docs/workloads.md lists every key of a synthetic workload".to_owned()
             }

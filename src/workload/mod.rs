@@ -14,28 +14,39 @@
 //! notes what is odd → [`Workload`] → `replay` → `prompt`.
 
 mod azure;
+mod bailian;
+mod burstgpt;
+mod canonical;
 mod draft;
 mod error;
+mod export;
 mod field;
 mod format;
 mod inspect;
 mod json;
 mod line;
+mod llmservingsim;
 mod mooncake;
 mod note;
 mod open;
 mod prompt;
+mod replay;
 mod request;
+mod sharegpt;
+pub mod shipped;
 mod source;
 mod summary;
 mod synthetic;
 mod table;
+mod vidur;
 
 pub use error::{Place, WorkloadError};
+pub use export::{export, losses};
 pub use format::Format;
 pub use note::{Note, NoteKind};
 pub use open::{OpenOptions, TokenCounter, open, read};
 pub use prompt::Prompts;
+pub use replay::{Lengths, Pace, Replay};
 pub use request::{Checker, Class, Content, RequestSpec, Slo, Workload};
 pub use summary::{Distribution, Summary, ideal_prefix_hits};
 pub use synthetic::{ArrivalProcess, RampShape};

@@ -47,23 +47,25 @@ pub(super) struct Source<R> {
     rest: R,
 }
 
-impl Source<File> {
-    /// Opens a file.
-    pub(super) fn open(path: &Path) -> Result<Self, WorkloadError> {
-        let io = |source| WorkloadError::Io { path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
-            return Err(io(std::io::ErrorKind::IsADirectory.into()));
-        }
-        Self::new(file).map_err(io)
+/// Opens a file, and refuses a folder before anything tries to read it.
+pub(super) fn open_file(path: &Path) -> Result<File, WorkloadError> {
+    let io = |source| WorkloadError::Io { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(io(std::io::ErrorKind::IsADirectory.into()));
     }
+    Ok(file)
 }
 
 impl<R: Read> Source<R> {
-    /// Takes a reader and looks at its beginning.
-    pub(super) fn new(mut reader: R) -> std::io::Result<Self> {
+    /// Takes a reader, of the file at `path`, and looks at its beginning.
+    pub(super) fn new(mut reader: R, path: &Path) -> Result<Self, WorkloadError> {
         let mut head = Vec::new();
-        reader.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+        reader
+            .by_ref()
+            .take(HEAD_BYTES as u64)
+            .read_to_end(&mut head)
+            .map_err(|source| WorkloadError::Io { path: path.to_path_buf(), source })?;
         Ok(Self { head, rest: reader })
     }
 

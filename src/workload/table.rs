@@ -38,6 +38,11 @@ impl Table {
         Ok(Self { columns, width: names.len(), described })
     }
 
+    /// Whether the file has the column that stands at `index` of those asked for.
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.columns.get(index).copied().flatten().is_some()
+    }
+
     /// The fields of a row in the order asked for, empty text where a column is absent.
     pub(super) fn row<'a, const N: usize>(
         &self,

@@ -105,6 +105,25 @@ impl ArrivalProcess {
     }
 }
 
+impl std::fmt::Display for ArrivalProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Constant { rate } => write!(f, "constant, {rate} requests/s"),
+            Self::Poisson { rate } => write!(f, "Poisson, {rate} requests/s"),
+            Self::Gamma { rate, burstiness } => {
+                write!(f, "gamma, {rate} requests/s, burstiness {burstiness}")
+            }
+            Self::Bursty { rate, on_s, off_s, off_rate } => {
+                write!(f, "bursty, {rate} requests/s for {on_s} s, {off_rate} for {off_s} s")
+            }
+            Self::Ramp { start_rate, end_rate, over_s, .. } => {
+                write!(f, "ramp, {start_rate} to {end_rate} requests/s in {over_s} s")
+            }
+            Self::AllAtOnce {} => f.write_str("all at once"),
+        }
+    }
+}
+
 /// The arrival times of a process.
 ///
 /// A process with a changing rate is a Poisson process of rate one whose clock runs at that

@@ -1,6 +1,6 @@
 //! The schema of a description, version 1. Unknown keys are refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -9,6 +9,7 @@ use super::length::Length;
 use crate::unit::Nanos;
 use crate::workload::error::{Place, WorkloadError};
 use crate::workload::request::{Checker, Slo};
+use crate::workload::{Format, Lengths, Pace, Replay};
 
 /// The only schema so far.
 const SCHEMA: u32 = 1;
@@ -31,13 +32,38 @@ pub struct Description {
     /// Tokens of a block of shared prefixes.
     #[serde(default = "default_block_tokens")]
     pub block_tokens: u32,
-    /// When requests come.
-    pub arrival: ArrivalProcess,
+    /// When requests come. Beside `recorded`: instead of when they were recorded.
+    pub arrival: Option<ArrivalProcess>,
     /// Targets of all classes.
     #[serde(default)]
     pub slo: Targets,
-    /// What comes; at least one.
+    /// What comes.
+    #[serde(default)]
     pub class: Vec<ClassDescription>,
+    /// A recorded trace to be replayed, in place of classes.
+    pub recorded: Option<RecordedDescription>,
+}
+
+/// A recorded trace and how it is replayed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedDescription {
+    /// The file, relative to the description's own folder.
+    pub file: PathBuf,
+    /// Its format; told by content where absent.
+    pub format: Option<String>,
+    /// How many times faster than recorded requests arrive.
+    pub speedup: Option<f64>,
+    /// Where in the recording the replay starts, in seconds after its first arrival.
+    pub start_offset_s: Option<f64>,
+    /// Prompts are this many times as long as recorded.
+    pub prompt_factor: Option<f64>,
+    /// Outputs are this many times as long as recorded.
+    pub output_factor: Option<f64>,
+    /// Prompts are cut to this length, after the factor.
+    pub max_prompt_tokens: Option<u32>,
+    /// Outputs are cut to this length, after the factor.
+    pub max_output_tokens: Option<u32>,
 }
 
 const fn default_block_tokens() -> u32 {
@@ -154,12 +180,6 @@ impl Description {
         if self.schema != SCHEMA {
             return Err(format!("expected schema = {SCHEMA}, found {}", self.schema));
         }
-        if self.requests.is_none() && self.duration_s.is_none() {
-            return Err("expected requests or duration_s, found neither".to_owned());
-        }
-        if self.requests.is_none() && matches!(self.arrival, ArrivalProcess::AllAtOnce {}) {
-            return Err("expected requests beside process = \"all_at_once\", found none".to_owned());
-        }
         if self.requests == Some(0) {
             return Err("expected requests of at least 1, found 0".to_owned());
         }
@@ -167,10 +187,27 @@ impl Description {
         if self.block_tokens == 0 {
             return Err("expected block_tokens of at least 1, found 0".to_owned());
         }
-        self.arrival.check()?;
+        if let Some(arrival) = &self.arrival {
+            arrival.check()?;
+        }
         self.slo.check("slo.")?;
-        if self.class.is_empty() {
-            return Err("expected at least one [[class]], found none".to_owned());
+        match (&self.recorded, self.class.is_empty()) {
+            (Some(recorded), true) => recorded.check(),
+            (None, false) => self.check_classes(),
+            (Some(_), false) => Err("expected either [recorded] or [[class]], found both".into()),
+            (None, true) => Err("expected [recorded] or a [[class]], found neither".into()),
+        }
+    }
+
+    fn check_classes(&self) -> Result<(), String> {
+        let Some(arrival) = &self.arrival else {
+            return Err("expected [arrival] beside [[class]], found none".to_owned());
+        };
+        if self.requests.is_none() && self.duration_s.is_none() {
+            return Err("expected requests or duration_s, found neither".to_owned());
+        }
+        if self.requests.is_none() && matches!(arrival, ArrivalProcess::AllAtOnce {}) {
+            return Err("expected requests beside process = \"all_at_once\", found none".to_owned());
         }
         for (i, class) in self.class.iter().enumerate() {
             class.check(self.block_tokens).map_err(|m| format!("class {:?}: {m}", class.name))?;
@@ -182,6 +219,47 @@ impl Description {
             }
         }
         Ok(())
+    }
+}
+
+impl RecordedDescription {
+    fn check(&self) -> Result<(), String> {
+        for (name, factor) in [
+            ("speedup", self.speedup),
+            ("prompt_factor", self.prompt_factor),
+            ("output_factor", self.output_factor),
+        ] {
+            positive(factor.unwrap_or(1.0), &format!("recorded.{name}"))?;
+        }
+        if !(0.0..1e9).contains(&self.start_offset_s.unwrap_or(0.0)) {
+            return Err("expected recorded.start_offset_s of at least 0, found less".to_owned());
+        }
+        let caps = [self.max_prompt_tokens, self.max_output_tokens];
+        if caps.contains(&Some(0)) {
+            return Err("expected recorded caps of at least 1 token, found 0".to_owned());
+        }
+        if let Some(name) = self.format.as_ref().filter(|f| Format::from_name(f).is_none()) {
+            return Err(format!("expected recorded.format of {}, found {name:?}", Format::names()));
+        }
+        Ok(())
+    }
+
+    /// What it does to the recording.
+    #[must_use]
+    pub fn replay(&self) -> Replay {
+        let lengths = Lengths {
+            prompt_factor: self.prompt_factor.unwrap_or(1.0),
+            output_factor: self.output_factor.unwrap_or(1.0),
+            max_prompt_tokens: self.max_prompt_tokens,
+            max_output_tokens: self.max_output_tokens,
+            context_tokens: None,
+        };
+        Replay {
+            start_offset: Nanos::from_secs_f64(self.start_offset_s.unwrap_or(0.0)),
+            pace: Pace::Recorded { speedup: self.speedup.unwrap_or(1.0) },
+            lengths,
+            ..Replay::default()
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::Distribution;
 
+use super::arrival::ArrivalProcess;
 use super::description::{ClassDescription, Description, Impatience};
 use crate::event::Outcome;
 use crate::unit::Nanos;
@@ -49,6 +50,14 @@ fn stream(seed: u64, stream: Stream) -> ChaCha12Rng {
     draw
 }
 
+/// The arrival times that a process and a seed make, in seconds, without end.
+pub(in crate::workload) fn arrival_times(
+    process: ArrivalProcess,
+    seed: u64,
+) -> impl Iterator<Item = f64> {
+    process.times(stream(seed, Stream::Arrivals))
+}
+
 /// What a class has made so far.
 struct Made<'a> {
     described: &'a ClassDescription,
@@ -74,7 +83,7 @@ impl FreshIds {
 }
 
 /// Makes the requests that `description` describes.
-pub(super) fn generate(
+pub(in crate::workload) fn generate(
     description: &Description,
     path: &Path,
     seed: Option<u64>,
@@ -125,7 +134,8 @@ fn push_requests(
     };
     let wanted = description.requests.unwrap_or(u64::MAX);
     let until = description.duration_s.unwrap_or(f64::INFINITY);
-    let times = description.arrival.times(stream(seed, Stream::Arrivals));
+    let process = description.arrival.unwrap_or(ArrivalProcess::AllAtOnce {});
+    let times = arrival_times(process, seed);
     for (number, seconds) in (0u64..).zip(times) {
         if number >= wanted || seconds >= until {
             break;

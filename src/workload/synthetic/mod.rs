@@ -13,10 +13,10 @@ use std::io::Read;
 use std::path::Path;
 
 use super::error::{Place, WorkloadError};
-use super::request::Workload;
 
 pub use arrival::{ArrivalProcess, RampShape};
-pub use description::Description;
+pub(super) use description::Description;
+pub(super) use generate::{arrival_times, generate};
 
 /// The most bytes of a description.
 const TEXT_LIMIT: u64 = 1 << 20;
@@ -40,15 +40,4 @@ pub(super) fn text(reader: impl Read, path: &Path) -> Result<String, WorkloadErr
         let byte = error.as_bytes().get(valid).copied().unwrap_or(0);
         WorkloadError::NotUtf8 { at: Place::line(path, line as u64), byte, column }
     })
-}
-
-/// Makes the workload that a description describes.
-pub(super) fn workload(
-    text: &str,
-    path: &Path,
-    seed: Option<u64>,
-    sha256: String,
-) -> Result<Workload, WorkloadError> {
-    let description = Description::parse(text, path)?;
-    generate::generate(&description, path, seed, sha256)
 }
