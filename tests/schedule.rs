@@ -143,6 +143,7 @@ fn play(scenario: Scenario) -> String {
             now += Nanos(1);
             let effects = scheduler.commit(&decision, &sampled, now);
             ends(&mut said, now, &effects.ended);
+            effects.ended.iter().for_each(|ended| scheduler.accept(ended));
             continue;
         }
         let arrivals = coming.iter().map(|(submission, _)| submission.arrived);
@@ -190,7 +191,7 @@ fn describe(said: &mut String, now: Nanos, decision: &Decision, scheduler: &Sche
 }
 
 fn ends(said: &mut String, now: Nanos, ended: &[Ended]) {
-    for Ended { request, end, output_tokens } in ended {
+    for Ended { request, end, output_tokens, .. } in ended {
         let end = format!("{end:?}").to_lowercase();
         let now = now.0;
         writeln!(said, "{now:>3}  r{} {end} with {output_tokens} tokens", request.0).unwrap();

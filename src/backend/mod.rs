@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 pub mod cpu;
+pub mod modelled;
 
 use crate::cost::{Kernel, Storage};
 use crate::model::Shape;

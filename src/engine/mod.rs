@@ -1,3 +1,15 @@
 //! One step: decision, launches, tokens, facts.
+//!
+//! Neighbours: `schedule` decides which rows run, a `backend` runs them, `cost` says what each
+//! operation had to move; this module carries the one to the other and says what happened to a
+//! [`Recorder`](crate::event::Recorder). `session` submits requests and keeps the time. The
+//! engine knows no workload file, no run folder and no judgement of waste.
 
+mod chronicle;
 pub mod forward;
+mod inputs;
+mod order;
+mod step;
+
+pub use order::{Answer, Checker, Finished, Order, Verdict};
+pub use step::{Counts, Engine, EngineError, Turn, limits};

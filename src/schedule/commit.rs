@@ -1,6 +1,6 @@
 //! What a step did to the sequences it ran.
 
-use super::decision::{BlockChange, Decision, Effects, End, Sampled, Scheduled};
+use super::decision::{BlockChange, Decision, Effects, Sampled, Scheduled};
 use super::scheduler::Scheduler;
 use super::sequence::Pause;
 use crate::unit::Nanos;
@@ -27,8 +27,8 @@ impl Scheduler {
             let mut slot = 0;
             while slot < self.running.len() {
                 if self.running[slot].stopped.is_some() {
-                    let ended = self.finish(slot, End::Stopped, &mut effects.memory);
-                    effects.ended.extend(ended);
+                    let end = self.end_of_stopped(slot, now);
+                    effects.ended.extend(self.finish(slot, end, &mut effects.memory));
                 } else {
                     slot += 1;
                 }

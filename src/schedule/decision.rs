@@ -1,5 +1,6 @@
 //! What the scheduler says, as plain data.
 
+use super::answered::Question;
 use crate::event::{MemoryChange, RequestId, Row, StepId};
 use crate::unit::Nanos;
 
@@ -92,6 +93,8 @@ pub struct Ended {
     pub end: End,
     /// Tokens it had until then.
     pub output_tokens: u32,
+    /// What it asked, if its answer is whole and the same request would get the same answer.
+    pub(super) question: Option<Question>,
 }
 
 /// What runs next.

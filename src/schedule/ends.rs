@@ -6,6 +6,12 @@ use super::sequence::Sequence;
 use crate::unit::Nanos;
 
 impl Scheduler {
+    /// The answer of a request that had stopped was accepted: whoever asks the same again,
+    /// asks for what is known.
+    pub fn accept(&mut self, ended: &Ended) {
+        self.answered.extend(ended.question);
+    }
+
     /// Cancellations and timeouts since the last step, and requests that are back from outside.
     pub(super) fn notice(&mut self, now: Nanos, decision: &mut Decision) {
         let honour = self.options.stopping.honour_cancel;
@@ -44,6 +50,13 @@ impl Scheduler {
         }
     }
 
+    /// How a running sequence ends that has stopped, and whose answer is handed over now: its
+    /// client may have gone since.
+    pub(super) fn end_of_stopped(&self, slot: usize, now: Nanos) -> End {
+        let honour = self.options.stopping.honour_cancel;
+        verdict(&self.running[slot], honour, now).unwrap_or(End::Stopped)
+    }
+
     /// Ends a running sequence. `None` if its end was told before.
     pub(super) fn finish(
         &mut self,
@@ -54,9 +67,6 @@ impl Scheduler {
         self.give_back(slot, memory);
         let mut sequence = self.running.remove(slot);
         self.learn(&mut sequence);
-        if end == End::Stopped {
-            self.answered.extend(sequence.question);
-        }
         // The slot of a batch stays taken until the batch ends.
         if self.options.batching.scheduling.is_batched() {
             self.burning = if self.running.is_empty() { 0 } else { self.burning + 1 };
@@ -97,6 +107,8 @@ pub(super) fn verdict(sequence: &Sequence, honour_cancel: bool, now: Nanos) -> O
 }
 
 fn ended(sequence: &Sequence, end: End) -> Option<Ended> {
+    let Sequence { request, question, .. } = *sequence;
+    let question = question.filter(|_| end == End::Stopped);
     let output_tokens = sequence.output_tokens();
-    (!sequence.reported).then_some(Ended { request: sequence.request, end, output_tokens })
+    (!sequence.reported).then_some(Ended { request, end, output_tokens, question })
 }

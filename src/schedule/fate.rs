@@ -41,10 +41,10 @@ fn phase(sequence: &Sequence, rows: u32) -> Phase {
 fn fate_at(sequence: &Sequence, options: &Options, position: u32) -> (Fate, u32) {
     let known = sequence.known;
     let kept = if options.memory.prefix_cache { Recompute::Evicted } else { Recompute::Disabled };
-    if sequence.gone {
-        (Fate::Orphaned, u32::MAX)
-    } else if sequence.stopped.is_some() {
+    if sequence.stopped.is_some() {
         (Fate::Overrun, u32::MAX)
+    } else if sequence.gone {
+        (Fate::Orphaned, u32::MAX)
     } else if sequence.duplicate {
         (Fate::Duplicate, u32::MAX)
     } else if position < sequence.high_water {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn preemption_goes_before_the_prefix_and_the_client_before_both() {
+    fn the_first_of_overrun_client_twin_preemption_and_prefix_holds() {
         let mut sequence = sequence();
         sequence.high_water = 5;
         sequence.known = KnownPrefix { aligned: 16, tokens: 18 };
@@ -101,10 +101,10 @@ mod tests {
         );
         sequence.duplicate = true;
         assert_eq!(split(&sequence, 20), [(0, "duplicate", 20)]);
-        sequence.stopped = Some(1);
-        assert_eq!(split(&sequence, 20), [(0, "overrun", 20)]);
         sequence.gone = true;
         assert_eq!(split(&sequence, 20), [(0, "orphaned", 20)]);
+        sequence.stopped = Some(1);
+        assert_eq!(split(&sequence, 20), [(0, "overrun", 20)]);
     }
 
     #[test]

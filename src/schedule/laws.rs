@@ -230,6 +230,7 @@ fn live_forever(world: &World) -> Witness {
         let decision = scheduler.decide(now, outlook);
         witness.decision(&decision, &scheduler);
         witness.scheduler(&scheduler);
+        decision.ended.iter().for_each(|ended| scheduler.accept(ended));
         if decision.idle.is_none() {
             now += Nanos(1);
             step(&mut scheduler, &mut witness, &decision, now);
@@ -270,6 +271,7 @@ fn step(scheduler: &mut Scheduler, witness: &mut Witness, decision: &Decision, n
     }
     let effects = scheduler.commit(decision, &sampled, now);
     witness.ended(&effects.ended);
+    effects.ended.iter().for_each(|ended| scheduler.accept(ended));
     witness.memory(&effects.memory, scheduler.options().memory.block_tokens);
     witness.scheduler(scheduler);
 }

@@ -1,6 +1,6 @@
 //! Rows for the sequences that already run, and whose memory is taken when there is too little.
 
-use super::decision::{Decision, End, Scheduled};
+use super::decision::{Decision, Scheduled};
 use super::ends::verdict;
 use super::scheduler::Scheduler;
 use crate::unit::Nanos;
@@ -41,8 +41,8 @@ impl Scheduler {
                 self.running[slot].blocks.push(block);
             } else if overruns {
                 // Its answer is whole, and running on is not worth anyone's memory.
-                let ended = self.finish(slot, End::Stopped, &mut decision.memory);
-                decision.ended.extend(ended);
+                let end = self.end_of_stopped(slot, now);
+                decision.ended.extend(self.finish(slot, end, &mut decision.memory));
                 return false;
             } else {
                 let newest = self.running.len() - 1;
@@ -58,7 +58,7 @@ impl Scheduler {
     fn preempt(&mut self, slot: usize, now: Nanos, decision: &mut Decision) {
         let sequence = &self.running[slot];
         let over = match sequence.stopped {
-            Some(_) => Some(End::Stopped),
+            Some(_) => Some(self.end_of_stopped(slot, now)),
             None => verdict(sequence, self.options.stopping.honour_cancel, now),
         };
         if let Some(end) = over {

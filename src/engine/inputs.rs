@@ -1,0 +1,84 @@
+//! From a decision to what a device works on.
+
+use std::ops::Range;
+
+use crate::backend::{Sampling, SequenceRows};
+use crate::schedule::{Decision, Scheduled, Scheduler};
+
+/// The buffers of a step's inputs, kept from step to step.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    /// One token id per row.
+    pub(super) tokens: Vec<u32>,
+    /// Rows that ask for logits.
+    pub(super) logits_rows: Vec<u32>,
+    /// How each of them samples.
+    pub(super) sampling: Vec<Sampling>,
+    /// Per scheduled entry its rows.
+    rows: Vec<Range<u32>>,
+    /// One block for each finished slot that keeps running, in order.
+    scratch: Vec<u32>,
+}
+
+/// The token of rows without an owner; any would do.
+const PADDING_TOKEN: u32 = 0;
+
+impl Inputs {
+    /// Buffers for batches whose finished slots write to the blocks `scratch`, each block being
+    /// used by `block_tokens` slots.
+    pub(super) fn new(scratch: Range<u32>, block_tokens: u32) -> Self {
+        let slots = scratch.flat_map(|block| std::iter::repeat_n(block, block_tokens as usize));
+        Self { scratch: slots.collect(), ..Self::default() }
+    }
+
+    /// Fills the buffers. `sampling` says how a scheduled entry that samples does so.
+    pub(super) fn fill(
+        &mut self,
+        decision: &Decision,
+        scheduler: &Scheduler,
+        mut sampling: impl FnMut(&Scheduled) -> Sampling,
+    ) {
+        self.tokens.clear();
+        self.logits_rows.clear();
+        self.sampling.clear();
+        self.rows.clear();
+        for scheduled in &decision.scheduled {
+            let start = self.tokens.len();
+            if scheduled.request.is_some() {
+                let known = scheduler.tokens(scheduled);
+                let context = scheduled.context as usize;
+                self.tokens.extend(&known[context..context + scheduled.rows as usize]);
+            }
+            if scheduled.samples {
+                let last = start as u32 + scheduled.rows.max(1) - 1;
+                self.logits_rows.push(last);
+                self.sampling.push(sampling(scheduled));
+            }
+            let padding = scheduled.padding as usize;
+            self.tokens.extend(std::iter::repeat_n(PADDING_TOKEN, padding));
+            self.rows.push(start as u32..self.tokens.len() as u32);
+        }
+    }
+
+    /// The sequences of the filled step.
+    pub(super) fn sequences<'a>(
+        &'a self,
+        decision: &Decision,
+        scheduler: &'a Scheduler,
+    ) -> Vec<SequenceRows<'a>> {
+        let rows = self.rows.iter().cloned();
+        decision
+            .scheduled
+            .iter()
+            .zip(rows)
+            .map(|(scheduled, rows)| SequenceRows {
+                rows,
+                context: scheduled.context,
+                blocks: match scheduled.request {
+                    Some(_) => scheduler.block_table(scheduled),
+                    None => &self.scratch[scheduled.slot..=scheduled.slot],
+                },
+            })
+            .collect()
+    }
+}

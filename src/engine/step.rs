@@ -1,0 +1,510 @@
+//! The loop: decide, run, commit, tell.
+
+use std::collections::HashMap;
+
+use crate::backend::{Backend, DeviceError, Limits, Op, Sampled, Sampling, Span, StepInputs};
+use crate::cost::{Budget, Formulas};
+use crate::event::{
+    Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
+};
+use crate::schedule::{
+    self, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal, Scheduled,
+    Scheduler, Submission,
+};
+use crate::unit::Nanos;
+
+use super::chronicle::Chronicle;
+use super::forward;
+use super::inputs::Inputs;
+use super::order::{Answer, Finished, Order, Verdict};
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The switches do not work together.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The backend was built for less than the switches ask for.
+    #[error("fit the switches to the device: {what} needs {needed}, it was built for {found}")]
+    Backend {
+        /// What.
+        what: &'static str,
+        /// What the switches need.
+        needed: u32,
+        /// What the backend has.
+        found: u32,
+    },
+}
+
+/// How large a backend must be built for these switches. Static batches need KV blocks beyond
+/// the pool, one token for each slot: rows of nobody write there.
+#[must_use]
+pub fn limits(options: &Options) -> Limits {
+    let (batching, memory) = (&options.batching, &options.memory);
+    let scratch = match batching.scheduling.is_batched() {
+        true => batching.max_num_seqs.div_ceil(memory.block_tokens.max(1)),
+        false => 0,
+    };
+    Limits {
+        rows: batching.max_num_batched_tokens,
+        logits_rows: batching.max_num_seqs,
+        kv_blocks: memory.kv_blocks + scratch,
+        block_tokens: memory.block_tokens,
+    }
+}
+
+/// What came of asking the engine to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A step ran.
+    Ran,
+    /// Nothing could run.
+    Idle {
+        /// Why.
+        idle: Idle,
+        /// When to ask again although nothing was submitted or cancelled.
+        wake: Option<Nanos>,
+    },
+}
+
+/// What an engine has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that came.
+    pub arrived: u64,
+    /// Requests that left, however.
+    pub finished: u64,
+    /// Of these, requests that were delivered whole and accepted.
+    pub completed: u64,
+    /// Tokens of prompts that were computed or found in the prefix cache.
+    pub prompt_tokens: u64,
+    /// Tokens delivered.
+    pub output_tokens: u64,
+    /// Steps.
+    pub steps: u64,
+    /// Launches.
+    pub launches: u64,
+}
+
+/// A request inside the engine.
+struct Live {
+    answer: Answer,
+    verdict: Verdict,
+    output: Vec<u32>,
+    first_scheduled: Option<Nanos>,
+    first_token: Option<Nanos>,
+    cached_tokens: u32,
+    arrived: Nanos,
+    /// It has left, though its rows may go on.
+    left: bool,
+}
+
+/// Runs requests on one device.
+pub struct Engine<'c> {
+    backend: Box<dyn Backend>,
+    scheduler: Scheduler,
+    clock: &'c dyn Clock,
+    formulas: Formulas,
+    chronicle: Chronicle,
+    inputs: Inputs,
+    live: HashMap<RequestId, Live>,
+    finished: Vec<Finished>,
+    counts: Counts,
+    operations: Vec<(Op, Budget)>,
+    spans: Vec<Span>,
+    sampled: Vec<Sampled>,
+}
+
+impl<'c> Engine<'c> {
+    /// An engine for `device` with an empty queue. The backend was built with `clock`.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the switches do not work together or ask for more than the backend
+    /// has.
+    pub fn new(
+        backend: Box<dyn Backend>,
+        options: Options,
+        device: u16,
+        clock: &'c dyn Clock,
+    ) -> Result<Self, EngineError> {
+        let scheduler = Scheduler::new(options)?;
+        let (needed, has) = (limits(&options), backend.limits());
+        let context = backend.shape().context;
+        for (what, needed, found) in [
+            ("max_num_batched_tokens", needed.rows, has.rows),
+            ("max_num_seqs", needed.logits_rows, has.logits_rows),
+            ("kv_blocks", needed.kv_blocks, has.kv_blocks),
+            ("max_sequence_tokens", options.memory.max_sequence_tokens, context),
+        ] {
+            if needed > found {
+                return Err(EngineError::Backend { what, needed, found });
+            }
+        }
+        let (needed, found) = (needed.block_tokens, has.block_tokens);
+        if needed != found {
+            return Err(EngineError::Backend { what: "block_tokens", needed, found });
+        }
+        let formulas = Formulas::new(backend.shape(), *backend.storage());
+        let chronicle = Chronicle::new(device, backend.shape(), backend.storage(), has);
+        let scratch = options.memory.kv_blocks..limits(&options).kv_blocks;
+        Ok(Self {
+            backend,
+            scheduler,
+            clock,
+            formulas,
+            chronicle,
+            inputs: Inputs::new(scratch, options.memory.block_tokens),
+            live: HashMap::new(),
+            finished: Vec::new(),
+            counts: Counts::default(),
+            operations: Vec::new(),
+            spans: Vec::new(),
+            sampled: Vec::new(),
+        })
+    }
+
+    /// Says the kernels' names and the memory that is held from the beginning.
+    pub fn begin(&mut self, recorder: &mut dyn Recorder) {
+        let memory = self.scheduler.options().memory;
+        let scratch = memory.kv_blocks..limits(self.scheduler.options()).kv_blocks;
+        let (at, device) = (self.clock.now(), self.backend.description());
+        self.chronicle.begin(at, device, memory.block_tokens, scratch, recorder);
+    }
+
+    /// Says that the scheduler is in `state` from now on.
+    pub fn enter(&mut self, state: DeviceState, recorder: &mut dyn Recorder) {
+        self.chronicle.enter(state, self.clock.now(), recorder);
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The device, to run steps of one's own. Whatever they leave in KV blocks that no request
+    /// holds is overwritten before it is read.
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+
+    /// Gives the device back.
+    #[must_use]
+    pub fn into_backend(self) -> Box<dyn Backend> {
+        self.backend
+    }
+
+    /// The scheduler.
+    #[must_use]
+    pub const fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Bytes of KV cache per token.
+    #[must_use]
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        self.chronicle.kv_bytes_per_token()
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Requests that have left since the last call, in the order they left.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// A request comes. It is refused, and has thereby left, if it could never run to its end.
+    pub fn submit(&mut self, order: Order, recorder: &mut dyn Recorder) -> Option<Refusal> {
+        let deterministic = order.is_deterministic();
+        let Order { arrival, prompt, answer, verdict, deadline, pauses } = order;
+        let (request, arrived) = (arrival.request, arrival.at);
+        let max_tokens = arrival.max_tokens;
+        recorder.record(Fact::Arrival(arrival));
+        self.counts.arrived += 1;
+        let live = Live {
+            answer,
+            verdict,
+            output: Vec::new(),
+            first_scheduled: None,
+            first_token: None,
+            cached_tokens: 0,
+            arrived,
+            left: false,
+        };
+        self.live.insert(request, live);
+        let submission =
+            Submission { request, arrived, prompt, max_tokens, deterministic, deadline, pauses };
+        let refusal = self.scheduler.submit(submission).err();
+        if refusal.is_some() {
+            let at = self.clock.now();
+            self.leave(request, Outcome::Rejected, 0, at, recorder);
+        } else if matches!(
+            self.chronicle.state(),
+            None | Some(DeviceState::Empty | DeviceState::External)
+        ) {
+            // Its work was there from its arrival on, whenever the host woke up to it.
+            self.chronicle.enter(DeviceState::Host, arrived, recorder);
+        }
+        refusal
+    }
+
+    /// The client of `request` goes away.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.scheduler.cancel(request);
+    }
+
+    /// Runs a step, or says why there is none.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the device failed; [`Engine::fail`] must follow.
+    pub fn turn(
+        &mut self,
+        outlook: Outlook,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Turn, DeviceError> {
+        let host_start = self.clock.now();
+        let decision = self.scheduler.decide(host_start, outlook);
+        self.end(&decision.ended, host_start, recorder);
+        if let Some(idle) = decision.idle {
+            self.chronicle.blocks(host_start, &decision.memory, recorder);
+            self.live.retain(|_, live| !live.left);
+            let state = match idle {
+                Idle::Empty => DeviceState::Empty,
+                Idle::External => DeviceState::External,
+                Idle::Holding => DeviceState::Holding,
+                Idle::Blocked => DeviceState::Blocked,
+            };
+            self.chronicle.enter(state, host_start, recorder);
+            return Ok(Turn::Idle { idle, wake: decision.wake });
+        }
+        self.chronicle.enter(DeviceState::Host, host_start, recorder);
+        self.schedule(&decision, host_start);
+        let (start, end) = self.run(&decision).inspect_err(|_| {
+            // Nothing is known of the time since.
+            self.chronicle.enter(DeviceState::Faulted, host_start, recorder);
+        })?;
+        let sampled = self.take_tokens(&decision, end);
+        let step = self.step(&decision, host_start, start, end);
+        let effects = self.scheduler.commit(&decision, &sampled, end);
+        // The device is idle from here on: everything is said after its work.
+        self.chronicle.blocks(host_start, &decision.memory, recorder);
+        self.tell(step, &decision, recorder);
+        self.chronicle.blocks(end, &effects.memory, recorder);
+        self.end(&effects.ended, end, recorder);
+        Ok(Turn::Ran)
+    }
+
+    /// After the device has failed: every live request fails with it.
+    pub fn fail(&mut self, recorder: &mut dyn Recorder) {
+        let at = self.clock.now();
+        for (request, output_tokens) in self.scheduler.abandon() {
+            self.leave(request, Outcome::Failed, output_tokens, at, recorder);
+        }
+    }
+
+    /// Notes when requests are first given rows.
+    fn schedule(&mut self, decision: &Decision, at: Nanos) {
+        for admission in &decision.admitted {
+            if let Some(live) = self.live.get_mut(&admission.request)
+                && !admission.again
+            {
+                live.cached_tokens = admission.cached_tokens;
+                self.counts.prompt_tokens += u64::from(admission.cached_tokens);
+            }
+        }
+        for scheduled in decision.scheduled.iter().filter(|scheduled| scheduled.rows > 0) {
+            let live = scheduled.request.and_then(|request| self.live.get_mut(&request));
+            if let Some(live) = live {
+                live.first_scheduled.get_or_insert(at);
+            }
+        }
+    }
+
+    /// Runs the rows of a decision. Gives when the first operation was handed over and when the
+    /// last result was there.
+    fn run(&mut self, decision: &Decision) -> Result<(Nanos, Nanos), DeviceError> {
+        let Self { backend, scheduler, inputs, live, operations, .. } = self;
+        inputs.fill(decision, scheduler, |scheduled| sampling(scheduled, live));
+        let sequences = inputs.sequences(decision, scheduler);
+        let load = self.formulas.load(
+            sequences.iter().map(|rows| (rows.context, rows.rows.len() as u32)),
+            inputs.logits_rows.len() as u32,
+        );
+        operations.clear();
+        operations.extend(forward::step(&self.formulas, backend.shape().layers, &load));
+        backend.begin_step(&StepInputs {
+            tokens: &inputs.tokens,
+            sequences: &sequences,
+            logits_rows: &inputs.logits_rows,
+            sampling: &inputs.sampling,
+        })?;
+        let start = self.clock.now();
+        for (op, _) in operations.iter() {
+            backend.launch(*op)?;
+        }
+        self.spans.clear();
+        self.sampled.clear();
+        backend.end_step(&mut self.spans, &mut self.sampled)?;
+        let (handed, returned) = (operations.len(), self.spans.len());
+        let (asked, sampled) = (inputs.logits_rows.len(), self.sampled.len());
+        if handed != returned || asked != sampled {
+            return Err(DeviceError::Lost(format!(
+                "{returned} times for {handed} operations, {sampled} tokens for {asked} rows"
+            )));
+        }
+        Ok((start, self.clock.now()))
+    }
+
+    /// The token of each entry that samples: pinned ones in place of the device's.
+    fn take_tokens(&mut self, decision: &Decision, at: Nanos) -> Vec<schedule::Sampled> {
+        let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
+        let mut tokens = Vec::with_capacity(self.sampled.len());
+        for (scheduled, sampled) in samples.zip(&self.sampled) {
+            let live = scheduled.request.and_then(|request| self.live.get_mut(&request));
+            // Rows without an owner, and rows behind the end of a told request.
+            let Some(live) = live else {
+                tokens.push(schedule::Sampled { token: sampled.token, stop: false });
+                continue;
+            };
+            let token = match &live.answer {
+                Answer::Pinned(pinned) => pinned.get(live.output.len()).copied(),
+                Answer::Free { .. } => None,
+            };
+            let token = token.unwrap_or(sampled.token);
+            let stop = match &live.answer {
+                Answer::Pinned(_) => false,
+                Answer::Free { end_tokens, .. } => end_tokens.contains(&token),
+            };
+            live.first_token.get_or_insert(at);
+            live.output.push(token);
+            tokens.push(schedule::Sampled { token, stop });
+        }
+        tokens
+    }
+
+    /// The fact of a step.
+    fn step(&self, decision: &Decision, host_start: Nanos, start: Nanos, end: Nanos) -> Step {
+        let rows = |phase| -> u32 {
+            decision.rows.iter().filter(|row| row.phase == phase).map(|row| row.rows).sum()
+        };
+        let requests = decision.scheduled.iter().filter(|scheduled| scheduled.rows > 0);
+        let blocks = self.scheduler.blocks();
+        Step {
+            step: decision.step,
+            device: self.chronicle.device(),
+            host_start,
+            start,
+            end,
+            rows_prefill: rows(Phase::Prefill),
+            rows_decode: rows(Phase::Decode),
+            rows_draft: 0,
+            rows_verify: 0,
+            rows_ownerless: rows(Phase::Ownerless),
+            requests: requests.count() as u32,
+            queued: self.scheduler.live().0 as u32,
+            kv_blocks_used: blocks.held + blocks.cached,
+            kv_blocks_total: blocks.total(),
+        }
+    }
+
+    /// Says the facts of a step.
+    fn tell(&mut self, step: Step, decision: &Decision, recorder: &mut dyn Recorder) {
+        recorder.record(Fact::Step(step));
+        for row in &decision.rows {
+            recorder.record(Fact::Row(*row));
+            self.counts.prompt_tokens += prompt_tokens(row);
+        }
+        for (operation, span) in self.operations.iter().zip(&self.spans) {
+            self.chronicle.launch(step.step, operation, *span, recorder);
+        }
+        self.counts.steps += 1;
+        self.counts.launches += self.operations.len() as u64;
+    }
+
+    /// Requests came to their end.
+    fn end(&mut self, ended: &[Ended], at: Nanos, recorder: &mut dyn Recorder) {
+        for ended in ended {
+            let Ended { request, output_tokens, .. } = *ended;
+            let outcome = match ended.end {
+                End::Cancelled => Outcome::Cancelled,
+                End::TimedOut => Outcome::TimedOut,
+                End::Stopped => self.judge(request, output_tokens),
+            };
+            if outcome == Outcome::Completed {
+                self.scheduler.accept(ended);
+            }
+            self.leave(request, outcome, output_tokens, at, recorder);
+        }
+    }
+
+    /// How a request ended whose answer is whole.
+    fn judge(&self, request: RequestId, output_tokens: u32) -> Outcome {
+        let Some(live) = self.live.get(&request) else { return Outcome::Completed };
+        match &live.verdict {
+            Verdict::Recorded(outcome) => *outcome,
+            Verdict::Checked(checker) => {
+                let whole = live.output.len().min(output_tokens as usize);
+                match checker.accepts(&live.output[..whole]) {
+                    true => Outcome::Completed,
+                    false => Outcome::Malformed,
+                }
+            }
+        }
+    }
+
+    /// A request leaves.
+    fn leave(
+        &mut self,
+        request: RequestId,
+        outcome: Outcome,
+        output_tokens: u32,
+        at: Nanos,
+        recorder: &mut dyn Recorder,
+    ) {
+        let Some(live) = self.live.get_mut(&request).filter(|live| !live.left) else { return };
+        live.left = true;
+        let mut output = live.output.clone();
+        output.truncate(output_tokens as usize);
+        let finish = Finish {
+            request,
+            at: at.max(live.arrived),
+            first_scheduled: live.first_scheduled,
+            first_token: live.first_token,
+            cached_tokens: live.cached_tokens,
+            output_tokens,
+            outcome,
+        };
+        // A request whose cancellation is not honoured runs on for nobody, on the same tokens.
+        if outcome != Outcome::Cancelled || self.scheduler.options().stopping.honour_cancel {
+            self.live.remove(&request);
+        }
+        recorder.record(Fact::Finish(finish));
+        self.counts.finished += 1;
+        self.counts.completed += u64::from(outcome == Outcome::Completed);
+        self.counts.output_tokens += u64::from(output_tokens);
+        self.finished.push(Finished { finish, output });
+    }
+}
+
+/// How a scheduled entry samples.
+fn sampling(scheduled: &Scheduled, live: &HashMap<RequestId, Live>) -> Sampling {
+    let live = scheduled.request.and_then(|request| live.get(&request));
+    match live {
+        Some(Live { answer: Answer::Free { sampling, .. }, output, .. }) => {
+            // A draw of its own for each place in the answer, whatever step it falls in.
+            let place = (output.len() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            Sampling { seed: sampling.seed ^ place, ..*sampling }
+        }
+        _ => Sampling::GREEDY,
+    }
+}
+
+/// Prompt tokens that a row computed for the first time.
+fn prompt_tokens(row: &Row) -> u64 {
+    let first = row.phase == Phase::Prefill && row.fate != Fate::PreemptRecompute;
+    if first { u64::from(row.rows) } else { 0 }
+}
