@@ -1,6 +1,8 @@
 //! The laws of the books, over arbitrary sequences of facts: whatever an engine says happened,
 //! every ledger closes, and nothing that should not matter matters.
 
+#![expect(clippy::expect_used, reason = "a test says what it expects")]
+
 use gemba::event::{
     Arrival, Calibration, Ceilings, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId,
     Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, RequestId, Row, StateChange, Step,
@@ -139,14 +141,9 @@ fn launches() -> impl Strategy<Value = Vec<Fact>> {
         select(Driver::ALL),
     );
     prop::collection::vec(launch, 0..40).prop_map(|launches| {
-        let launch = |(span, step, kernel, amounts, driver): (
-            (u64, u64, u16),
-            Option<u64>,
-            u16,
-            [u64; 5],
-            Driver,
-        )| {
-            let (at, length, stream) = span;
+        let launch = |(span, step, kernel, amounts, driver)| {
+            let (at, length, stream): (u64, u64, u16) = span;
+            let (step, amounts): (Option<u64>, [u64; 5]) = (step, amounts);
             Fact::Launch(Launch {
                 device: 0,
                 stream,

@@ -7,6 +7,7 @@ use super::journal::Journal;
 use super::kernel::{Bench, BrokenCeilings, Costing, KernelModel};
 use super::muda_map::MudaMap;
 use super::posting::{Account, Commodity, Key};
+use super::projection::KernelTotals;
 use super::timeline::Timeline;
 use super::{derived, headroom, memory, request_time, rows};
 use crate::cost::Roofs;
@@ -48,6 +49,8 @@ pub struct Books {
     map: MudaMap,
     by_step: bool,
     broken: BrokenCeilings,
+    kernels: Vec<KernelTotals>,
+    names: Vec<String>,
 }
 
 impl Books {
@@ -62,15 +65,16 @@ impl Books {
             Grain::Run => false,
         };
         let mut books = HashMap::new();
-        let mut broken = BrokenCeilings::default();
-        let busy = device_time(run, options.costing, by_step, &mut books, &mut broken)?;
+        let walked = device_time(run, options.costing, by_step, &mut books)?;
         rows::book(run, by_step, &mut books);
         memory::book(run, &mut books);
         request_time::book(run, &mut books);
         headroom::reclassify(run, &mut books);
         derived::money(run, &mut books);
-        derived::energy(run, busy, &mut books);
-        Ok(Self { books, map: options.muda_map.clone(), by_step, broken })
+        derived::energy(run, walked.busy, &mut books);
+        let Walked { broken, kernels, .. } = walked;
+        let (map, names) = (options.muda_map.clone(), run.kernels.clone());
+        Ok(Self { books, map, by_step, broken, kernels, names })
     }
 
     /// The commodities that have a book, in the order of reports.
@@ -128,6 +132,18 @@ impl Books {
         self.by_step
     }
 
+    /// The name of the kernel that an account was spent in.
+    #[must_use]
+    pub fn kernel_name(&self, account: &Account) -> Option<&str> {
+        self.names.get(usize::from(account.kernel?.0)).map(String::as_str)
+    }
+
+    /// What each kernel did, device by device.
+    #[must_use]
+    pub fn kernels(&self) -> &[KernelTotals] {
+        &self.kernels
+    }
+
     /// Floors that were longer than what they bound.
     #[must_use]
     pub const fn broken_ceilings(&self) -> BrokenCeilings {
@@ -135,14 +151,21 @@ impl Books {
     }
 }
 
-/// Books device time and bytes; returns the time in which operations ran.
+/// What walking the timelines found beside the postings.
+#[derive(Default)]
+struct Walked {
+    busy: u128,
+    broken: BrokenCeilings,
+    kernels: Vec<KernelTotals>,
+}
+
+/// Books device time and bytes.
 fn device_time(
     run: &Run,
     costing: Costing,
     by_step: bool,
     books: &mut HashMap<Commodity, Book<Key>>,
-    broken: &mut BrokenCeilings,
-) -> Result<u128, TraceError> {
+) -> Result<Walked, TraceError> {
     let window = run.header.window;
     let length = u128::from(window.end_ns.saturating_sub(window.start_ns).0);
     let (time, bytes) = (Commodity::DeviceTime, Commodity::Bytes);
@@ -169,15 +192,16 @@ fn device_time(
         Ok::<(), TraceError>(())
     })?;
     books.entry(bytes).or_default().offer(moved);
-    let mut busy = 0;
+    let mut walked = Walked::default();
     for (_, walker) in walkers {
-        let (journal, bench, ran) = walker.finish();
+        let (journal, bench, busy) = walker.finish();
         journal.finish(books);
-        broken.launches += bench.broken.launches;
-        broken.nanos += bench.broken.nanos;
-        busy += ran;
+        walked.broken.launches += bench.broken.launches;
+        walked.broken.nanos += bench.broken.nanos;
+        walked.busy += busy;
+        walked.kernels.extend(bench.totals.into_iter().filter(|kernel| kernel.launches > 0));
     }
-    Ok(busy)
+    Ok(walked)
 }
 
 fn unknown_device(launch: &Launch) -> TraceError {
@@ -200,6 +224,11 @@ fn timeline<'a>(
         reference_batch: u64::from(run.header.reference_batch.max(1)),
         costing,
         broken: BrokenCeilings::default(),
+        totals: run
+            .kernels
+            .iter()
+            .map(|name| KernelTotals { name: name.clone(), ..KernelTotals::default() })
+            .collect(),
     };
     // Both lists are ordered by device first.
     let steps = range(&run.steps, |step| step.device, device.id);

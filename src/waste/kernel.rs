@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::projection::KernelTotals;
 use crate::cost::Roofs;
 use crate::event::{Calibration, Driver, Launch};
 use crate::unit::{Bytes, Ops};
@@ -142,9 +143,29 @@ pub(super) struct Bench {
     pub(super) reference_batch: u64,
     pub(super) costing: Costing,
     pub(super) broken: BrokenCeilings,
+    /// By kernel number.
+    pub(super) totals: Vec<KernelTotals>,
 }
 
 impl Bench {
+    /// Adds a launch that owned `time` to its kernel's totals.
+    pub(super) fn count(&mut self, launch: &Launch, time: u64) {
+        let Some(totals) = self.totals.get_mut(usize::from(launch.kernel.0)) else { return };
+        let Launch { weight_bytes, kv_bytes, activation_bytes, excess_bytes, ops, .. } = *launch;
+        let bytes = [weight_bytes, kv_bytes, activation_bytes, excess_bytes];
+        let floor = self.roofs.floor(bytes, ops, launch.dtype);
+        totals.launches += 1;
+        totals.nanos += u128::from(time);
+        totals.floor_nanos += u128::from(floor.least().0);
+        totals.compute_nanos += u128::from(floor.compute.0);
+        totals.weight_bytes += u128::from(weight_bytes.0);
+        totals.kv_bytes += u128::from(kv_bytes.0);
+        totals.activation_bytes += u128::from(activation_bytes.0);
+        totals.excess_bytes += u128::from(excess_bytes.0);
+        totals.ops += u128::from(ops.0);
+        totals.dtype = Some(launch.dtype);
+    }
+
     /// Splits `time` of `launch` (its own, or the share it owns of an overlap) into parts.
     pub(super) fn split_time(
         &mut self,
@@ -278,6 +299,7 @@ mod tests {
             reference_batch: 4,
             costing: Costing::UsefulFirst,
             broken: BrokenCeilings::default(),
+            totals: Vec::new(),
         }
     }
 

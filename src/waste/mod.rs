@@ -7,12 +7,15 @@
 mod books;
 mod catalogue;
 mod derived;
+mod headline;
 mod headroom;
 mod journal;
 mod kernel;
+mod latency;
 mod memory;
 mod muda_map;
 mod posting;
+mod projection;
 mod request_time;
 mod rows;
 mod step;
@@ -20,6 +23,9 @@ mod timeline;
 
 pub use books::{Books, BooksOptions, Grain};
 pub use catalogue::{CAUSES, Cause, Entry, Level, Muda};
+pub use headline::{Counts, Headline, Ladder};
 pub use kernel::{BrokenCeilings, Costing};
+pub use latency::Latency;
 pub use muda_map::{MudaMap, MudaMapError};
 pub use posting::{Account, Basis, Commodity, Key, SubReason};
+pub use projection::{KernelTotals, MemoryMoment, RequestLine, memory, requests};

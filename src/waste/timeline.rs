@@ -151,6 +151,7 @@ impl<'a> Timeline<'a> {
 
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
+        self.bench.count(launch, nanos);
         let step = launch.step.and_then(|id| self.places.get(&id.0).copied());
         if let Some(at) = step {
             self.switch_to(Some(at));

@@ -1,0 +1,158 @@
+//! Waterfall, yamazumi and memory chart.
+
+use super::super::{MemoryChart, WaterfallStep, Yamazumi, YamazumiBar};
+use super::Findings;
+use super::ledgers;
+use crate::unit::{Bytes, Scale, si_bytes};
+use crate::waste::{Account, Books, Cause, Commodity, Ladder, Level, MemoryMoment, Muda};
+
+/// Device time from all of it down to value.
+pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
+    let sums = [
+        ("All device time", ladder.total, "devices × window"),
+        ("Demanded", ladder.demanded, "less the time without demand"),
+        ("Running", ladder.running, "less waiting for batches, capacity, loading, faults"),
+        ("Good", ladder.good, "less rows thrown away, done twice or failed"),
+        ("Effective", ladder.effective, "less host, gaps, slack, excess and empty seats"),
+        ("Value", ladder.value, "arithmetic of delivered tokens"),
+    ];
+    let losses = [
+        ("No demand", Level::Waste),
+        ("Availability loss", Level::Waste),
+        ("Yield loss", Level::Waste),
+        ("Performance loss", Level::Waste),
+        ("Necessary movement", Level::Necessary),
+    ];
+    let whole = ladder.total.max(1) as f64;
+    let place = |amount: i128| amount as f64 / whole;
+    let text = |amount: i128| ledgers::amount(Commodity::DeviceTime, amount.unsigned_abs());
+    let mut steps = Vec::new();
+    for (i, (label, amount, note)) in sums.into_iter().enumerate() {
+        steps.push(WaterfallStep {
+            label: label.to_owned(),
+            is_sum: true,
+            from: 0.0,
+            to: place(amount),
+            level: if i + 1 == sums.len() { "value" } else { "necessary" },
+            text: text(amount),
+            note: note.to_owned(),
+        });
+        let Some((next, (label, level))) = sums.get(i + 1).zip(losses.get(i)) else { continue };
+        let lost = amount - next.1;
+        steps.push(WaterfallStep {
+            label: (*label).to_owned(),
+            is_sum: false,
+            from: place(next.1),
+            to: place(amount),
+            level: level.code(),
+            text: text(lost),
+            note: largest_causes(books, i),
+        });
+    }
+    steps
+}
+
+/// The rung of the ladder at which a posting of device time is lost.
+fn rung(account: &Account) -> usize {
+    match account.cause {
+        Cause::NoDemand => 0,
+        Cause::SloHeadroom
+        | Cause::Upstream
+        | Cause::BatchFill
+        | Cause::Capacity
+        | Cause::Changeover
+        | Cause::FaultRecovery => 1,
+        Cause::Host
+        | Cause::LaunchGap
+        | Cause::Peer
+        | Cause::Throttle
+        | Cause::KernelSlack
+        | Cause::ExcessBytes => 3,
+        Cause::UnderfilledBatch if account.level == Level::Waste => 3,
+        Cause::ValuePrefill | Cause::ValueDecode => 5,
+        cause => match cause.entry().muda {
+            Muda::Overproduction | Muda::Overprocessing | Muda::Defects => 2,
+            _ => 4,
+        },
+    }
+}
+
+fn largest_causes(books: &Books, lost_at: usize) -> String {
+    let mut causes: Vec<(u128, Cause)> = Vec::new();
+    for (key, amount) in books.postings(Commodity::DeviceTime) {
+        if rung(&key.account) != lost_at {
+            continue;
+        }
+        match causes.iter_mut().find(|(_, cause)| *cause == key.account.cause) {
+            Some((sum, _)) => *sum += amount,
+            None => causes.push((amount, key.account.cause)),
+        }
+    }
+    causes.sort_by_key(|(amount, cause)| (std::cmp::Reverse(*amount), *cause));
+    let text = |(amount, cause): &(u128, Cause)| {
+        format!("{} {}", cause.code(), ledgers::amount(Commodity::DeviceTime, *amount))
+    };
+    causes.iter().take(3).map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// Bars per accepted token: each kind of kernel, gaps and host, waiting.
+pub(super) fn yamazumi(findings: &Findings<'_>) -> Yamazumi {
+    let tokens = findings.headline.counts.accepted_tokens;
+    if tokens == 0 {
+        return Yamazumi::default();
+    }
+    let kind = |account: &Account| match findings.books.kernel_name(account) {
+        Some(name) if name.starts_with("attention_") && !name.ends_with("norm") => 1,
+        Some("qkv" | "output" | "gate_up" | "down" | "head") => 0,
+        Some(_) => 2,
+        None => match account.cause.entry().muda {
+            Muda::Motion => 3,
+            _ if account.cause == Cause::Host => 3,
+            _ => 4,
+        },
+    };
+    let labels =
+        ["Matrix products", "Attention", "Other kernels", "Gaps, host, recording", "Waiting"];
+    let mut nanos = [[0_u128; 3]; 5];
+    for (key, amount) in findings.books.postings(Commodity::DeviceTime) {
+        let level = findings.books.level(&key.account) as usize;
+        nanos[kind(&key.account)][level] += amount;
+    }
+    let per_token = |amount: u128| amount as f64 / tokens as f64;
+    let bar = |(label, nanos): (&str, [u128; 3])| {
+        let sum = per_token(nanos.iter().sum());
+        YamazumiBar {
+            label: label.to_owned(),
+            nanos: nanos.map(per_token),
+            text: Scale::nanos(sum).show(sum),
+        }
+    };
+    let bars: Vec<YamazumiBar> = labels.into_iter().zip(nanos).map(bar).collect();
+    let highest = bars.iter().map(|bar| bar.nanos.iter().sum()).fold(0.0, f64::max);
+    let takt = findings.takt_nanos;
+    Yamazumi {
+        bars,
+        takt,
+        takt_text: takt.map_or_else(String::new, |takt| Scale::nanos(takt).show(takt)),
+        top: highest.max(takt.unwrap_or(0.0)),
+    }
+}
+
+pub(super) fn memory(findings: &Findings<'_>) -> MemoryChart {
+    let series = |name: &str, level: Level, of: fn(&MemoryMoment) -> u64| {
+        let bytes = findings.memory.iter().map(|moment| of(moment) as f64).collect();
+        (name.to_owned(), level.code(), bytes)
+    };
+    MemoryChart {
+        seconds: findings.memory.iter().map(|moment| moment.at.as_secs_f64()).collect(),
+        series: vec![
+            series("Weights", Level::Necessary, |m| m.weights),
+            series("Workspace", Level::Necessary, |m| m.workspace),
+            series("KV live", Level::Value, |m| m.kv_live),
+            series("KV held, unwritten", Level::Waste, |m| m.kv_unwritten),
+            series("KV cached", Level::Necessary, |m| m.kv_cached),
+            series("KV free", Level::Waste, |m| m.kv_free),
+        ],
+        capacity: si_bytes(Bytes(findings.memory_bytes)),
+    }
+}

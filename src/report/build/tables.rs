@@ -1,0 +1,147 @@
+//! Latencies, value streams, requests, kernels.
+
+use std::collections::BTreeMap;
+
+use super::super::{KernelRow, LatencyRow, Part, RequestRow, ValueStream};
+use super::{Findings, ledgers};
+use crate::stat::Summary;
+use crate::unit::{Scale, Share, grouped, si_count, si_nanos};
+use crate::waste::{Cause, Commodity, KernelTotals, Latency, RequestLine};
+
+/// The report shows this many of the dearest requests.
+const REQUESTS_SHOWN: usize = 200;
+
+pub(super) fn latencies(latency: &Latency) -> Vec<LatencyRow> {
+    let row = |name, definition, summary: Option<Summary>| {
+        let show = |x: f64| Scale::nanos(x).show(x);
+        let figures = summary.map_or_else(
+            || std::array::from_fn(|_| "–".to_owned()),
+            |s| [s.p50, s.p90, s.p99, s.mean, s.max].map(show),
+        );
+        let count = grouped(summary.map_or(0, |s| s.count).into());
+        LatencyRow { name, definition, figures, count }
+    };
+    vec![
+        row("TTFT", "arrival to first token", latency.ttft),
+        row("TPOT", "time per output token after the first", latency.tpot),
+        row("ITL", "gaps between tokens", latency.itl),
+        row("E2E", "arrival to end", latency.e2e),
+        row("Queue", "arrival to first step", latency.queue),
+    ]
+}
+
+/// The place of a cause in the stream of a request.
+const fn stage(cause: Cause) -> u8 {
+    match cause {
+        Cause::Queue => 0,
+        Cause::Host => 1,
+        Cause::ValuePrefill => 2,
+        Cause::Interference => 3,
+        Cause::ValueDecode => 4,
+        _ => 5,
+    }
+}
+
+fn parts(time: &[(Cause, u128)], whole: u128, count: u128) -> Vec<Part> {
+    let mut time: Vec<_> = time.to_vec();
+    time.sort_by_key(|(cause, _)| (stage(*cause), *cause));
+    let part = |(cause, nanos): (Cause, u128)| {
+        let share = Share::new(nanos as i128, whole as i128);
+        Part {
+            label: cause.code().to_owned(),
+            level: cause.entry().level.code(),
+            share: share.fraction().unwrap_or(0.0),
+            text: ledgers::amount(Commodity::RequestTime, nanos / count.max(1)),
+            percent: share.to_string(),
+        }
+    };
+    time.into_iter().map(part).collect()
+}
+
+/// The average request of each class, in the order of the stream.
+pub(super) fn value_streams(findings: &Findings<'_>) -> Vec<ValueStream> {
+    let mut classes: BTreeMap<&str, (u64, u128, BTreeMap<Cause, u128>)> = BTreeMap::new();
+    for request in findings.requests {
+        let class = classes.entry(&request.class).or_default();
+        class.0 += 1;
+        for (cause, nanos) in &request.time {
+            class.1 += nanos;
+            *class.2.entry(*cause).or_default() += nanos;
+        }
+    }
+    let window = findings.window_nanos.max(1) as f64;
+    let stream = |(class, (requests, nanos, time)): (&str, (u64, u128, BTreeMap<Cause, u128>))| {
+        let time: Vec<(Cause, u128)> = time.into_iter().collect();
+        ValueStream {
+            class: if class.is_empty() { "all".to_owned() } else { class.to_owned() },
+            requests,
+            lead: ledgers::amount(Commodity::RequestTime, nanos / u128::from(requests.max(1))),
+            // Little's law: the integral of their number over the window, per time.
+            work_in_process: format!("{:.2}", nanos as f64 / window),
+            parts: parts(&time, nanos, requests.into()),
+        }
+    };
+    classes.into_iter().map(stream).collect()
+}
+
+/// The requests that paid most.
+pub(super) fn requests(lines: &[RequestLine]) -> Vec<RequestRow> {
+    let mut dearest: Vec<&RequestLine> = lines.iter().collect();
+    dearest.sort_by_key(|l| (std::cmp::Reverse(l.paid.iter().sum::<u128>()), l.request));
+    dearest.into_iter().take(REQUESTS_SHOWN).map(request).collect()
+}
+
+fn request(line: &RequestLine) -> RequestRow {
+    let paid: u128 = line.paid.iter().sum();
+    let whole: u128 = line.time.iter().map(|(_, nanos)| nanos).sum();
+    RequestRow {
+        request: line.request,
+        class: line.class.clone(),
+        outcome: line.outcome.map_or("open", |outcome| outcome.code()).to_owned(),
+        tokens: [line.prompt_tokens.into(), line.cached_tokens.into(), line.output_tokens.into()],
+        lead: si_nanos(line.lead),
+        ttft: line.to_first_token.map_or_else(|| "–".to_owned(), si_nanos),
+        paid: ledgers::amount(Commodity::DeviceTime, paid),
+        paid_nanos: paid as f64,
+        parts: parts(&line.time, whole, 1),
+    }
+}
+
+pub(super) fn kernels(totals: &[KernelTotals]) -> Vec<KernelRow> {
+    let all: u128 = totals.iter().map(|kernel| kernel.nanos).sum();
+    let mut rows: Vec<KernelRow> = totals.iter().map(|totals| kernel(totals, all)).collect();
+    rows.sort_by(|a, b| b.nanos.total_cmp(&a.nanos).then_with(|| a.name.cmp(&b.name)));
+    rows
+}
+
+fn kernel(totals: &KernelTotals, all: u128) -> KernelRow {
+    let bytes =
+        totals.weight_bytes + totals.kv_bytes + totals.activation_bytes + totals.excess_bytes;
+    let nanos = totals.nanos as f64;
+    let per_s = |amount: u128| if nanos > 0.0 { amount as f64 * 1e9 / nanos } else { 0.0 };
+    let share = Share::new(totals.nanos as i128, all as i128);
+    let of_floor = Share::new(totals.floor_nanos as i128, totals.nanos as i128);
+    let (bytes_per_s, ops_per_s) = (per_s(bytes), per_s(totals.ops));
+    let intensity = if bytes > 0 { totals.ops as f64 / bytes as f64 } else { 0.0 };
+    let memory_bound = totals.compute_nanos < totals.floor_nanos;
+    KernelRow {
+        name: totals.name.clone(),
+        launches: totals.launches,
+        nanos,
+        text: ledgers::amount(Commodity::DeviceTime, totals.nanos),
+        share: share.fraction().unwrap_or(0.0),
+        of_floor: of_floor.fraction().unwrap_or(0.0),
+        bytes_per_s,
+        ops_per_s,
+        intensity,
+        bound: if memory_bound { "memory" } else { "compute" },
+        texts: [
+            grouped(totals.launches.into()),
+            share.to_string(),
+            of_floor.to_string(),
+            format!("{}/s", Scale::bytes(bytes_per_s).show(bytes_per_s)),
+            format!("{}op/s", si_count(ops_per_s)),
+            format!("{intensity:.2}"),
+        ],
+    }
+}

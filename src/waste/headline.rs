@@ -1,0 +1,206 @@
+//! The headline figures: exact quotients of ledger sums, and what the requests experienced.
+
+use super::books::Books;
+use super::catalogue::{Cause, Level, Muda};
+use super::posting::Commodity;
+use crate::event::Outcome;
+use crate::trace::Run;
+use crate::unit::Share;
+
+/// The five sums that telescope, in device nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ladder {
+    /// All device time.
+    pub total: i128,
+    /// Less the time in which nothing was asked for.
+    pub demanded: i128,
+    /// Less the time in which it could not run.
+    pub running: i128,
+    /// Less what was thrown away or done twice.
+    pub good: i128,
+    /// Less what a better engine would not have spent.
+    pub effective: i128,
+    /// Compute-floor time of delivered rows.
+    pub value: i128,
+}
+
+impl Ladder {
+    /// The share of the time in which something was asked for.
+    #[must_use]
+    pub const fn loading(&self) -> Share {
+        Share::new(self.demanded, self.total)
+    }
+
+    /// A: the share of that in which the device could run.
+    #[must_use]
+    pub const fn availability(&self) -> Share {
+        Share::new(self.running, self.demanded)
+    }
+
+    /// Y: the share of that which made good rows.
+    #[must_use]
+    pub const fn quality(&self) -> Share {
+        Share::new(self.good, self.running)
+    }
+
+    /// P: the share of that which a better engine would have needed too.
+    #[must_use]
+    pub const fn performance(&self) -> Share {
+        Share::new(self.effective, self.good)
+    }
+
+    /// Overall inference effectiveness, A × Y × P.
+    #[must_use]
+    pub const fn oie(&self) -> Share {
+        Share::new(self.effective, self.demanded)
+    }
+
+    /// The share of all device time that transformed the output.
+    #[must_use]
+    pub const fn value_share(&self) -> Share {
+        Share::new(self.value, self.total)
+    }
+}
+
+/// Counts of requests and tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that came.
+    pub requests: u64,
+    /// Requests delivered and accepted.
+    pub completed: u64,
+    /// Of those, the ones that kept the promise; all of them where none was made.
+    pub good: u64,
+    /// Requests whose end the run did not see.
+    pub open: u64,
+    /// Prompt tokens of completed requests.
+    pub prompt_tokens: u64,
+    /// Prompt tokens that the prefix cache gave.
+    pub cached_tokens: u64,
+    /// Output tokens of completed requests.
+    pub accepted_tokens: u64,
+}
+
+/// The headline figures of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Headline {
+    /// The sums that telescope.
+    pub ladder: Ladder,
+    /// Requests and tokens.
+    pub counts: Counts,
+    /// KV memory that held tokens somebody used, of all KV memory that was held.
+    pub kv_use: Share,
+    /// Bytes moved, of what read bandwidth could have moved in all device time.
+    pub bandwidth_use: Share,
+    /// Time per accepted token, of the time that demand left for one; none without tokens.
+    pub takt_ratio: Option<f64>,
+}
+
+impl Headline {
+    /// Draws the figures from a run and its books.
+    #[must_use]
+    pub fn of(run: &Run, books: &Books) -> Self {
+        let counts = counts(run);
+        let ladder = ladder(books);
+        Self {
+            ladder,
+            counts,
+            kv_use: kv_use(books),
+            bandwidth_use: bandwidth_use(run, books),
+            takt_ratio: takt_ratio(run, &counts, &ladder),
+        }
+    }
+}
+
+fn ladder(books: &Books) -> Ladder {
+    let sum = |causes: &[Cause]| {
+        books.sum(Commodity::DeviceTime, |account| causes.contains(&account.cause)) as i128
+    };
+    let total = books.trial_balance(Commodity::DeviceTime).map_or(0, |b| b.capacity) as i128;
+    let demanded = total - sum(&[Cause::NoDemand]);
+    let running = demanded
+        - sum(&[
+            Cause::SloHeadroom,
+            Cause::Upstream,
+            Cause::BatchFill,
+            Cause::Capacity,
+            Cause::Changeover,
+            Cause::FaultRecovery,
+        ]);
+    // By the catalogue's own map: another opinion on mudas must not move the headline.
+    let thrown = books.sum(Commodity::DeviceTime, |account| {
+        matches!(
+            account.cause.entry().muda,
+            Muda::Overproduction | Muda::Overprocessing | Muda::Defects
+        ) && account.cause != Cause::FaultRecovery
+    });
+    let good = running - thrown as i128;
+    let underfilled = books.sum(Commodity::DeviceTime, |account| {
+        account.cause == Cause::UnderfilledBatch && account.level == Level::Waste
+    });
+    let slow = sum(&[
+        Cause::Host,
+        Cause::LaunchGap,
+        Cause::Peer,
+        Cause::Throttle,
+        Cause::KernelSlack,
+        Cause::ExcessBytes,
+    ]);
+    let effective = good - slow - underfilled as i128;
+    let value = sum(&[Cause::ValuePrefill, Cause::ValueDecode]);
+    Ladder { total, demanded, running, good, effective, value }
+}
+
+fn counts(run: &Run) -> Counts {
+    let mut counts = Counts { requests: run.requests.len() as u64, ..Counts::default() };
+    for request in &run.requests {
+        let Some(finish) = &request.finish else {
+            counts.open += 1;
+            continue;
+        };
+        counts.cached_tokens += u64::from(finish.cached_tokens);
+        if finish.outcome != Outcome::Completed {
+            continue;
+        }
+        counts.completed += 1;
+        counts.prompt_tokens += u64::from(request.arrival.prompt_tokens);
+        counts.accepted_tokens += u64::from(finish.output_tokens);
+        counts.good += u64::from(super::latency::keeps(&run.header.slo, request, finish));
+    }
+    counts
+}
+
+fn kv_use(books: &Books) -> Share {
+    let sum = |causes: &[Cause]| {
+        books.sum(Commodity::Memory, |account| causes.contains(&account.cause)) as i128
+    };
+    let used = sum(&[Cause::HoldKvLive, Cause::HoldKvReused]);
+    let idle = sum(&[Cause::KvReserved, Cause::KvFragment, Cause::KvCold, Cause::KvPaused]);
+    Share::new(used, used + idle)
+}
+
+fn bandwidth_use(run: &Run, books: &Books) -> Share {
+    let moved = books.trial_balance(Commodity::Bytes).map_or(0, |balance| balance.capacity);
+    let window = run.header.window;
+    let nanos = u128::from(window.end_ns.saturating_sub(window.start_ns).0);
+    let could: u128 = run
+        .header
+        .devices
+        .iter()
+        .map(|device| u128::from(device.ceilings.read_bytes_per_s) * nanos / 1_000_000_000)
+        .sum();
+    Share::new(moved as i128, could as i128)
+}
+
+/// Takt is the time that demand leaves for a token: the span in which requests came, over the
+/// tokens they asked for. Cycle time is what a token took the device.
+fn takt_ratio(run: &Run, counts: &Counts, ladder: &Ladder) -> Option<f64> {
+    let arrivals = || run.requests.iter().map(|request| request.arrival.at);
+    let span = arrivals().max()?.saturating_sub(arrivals().min()?).0 as f64;
+    let asked: u64 = run.requests.iter().map(|r| u64::from(r.arrival.max_tokens)).sum();
+    if counts.accepted_tokens == 0 || asked == 0 || span == 0.0 {
+        return None;
+    }
+    let cycle = ladder.running as f64 / counts.accepted_tokens as f64;
+    Some(cycle / (span / asked as f64))
+}
