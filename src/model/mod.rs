@@ -5,13 +5,19 @@
 //! Hugging Face checkpoints), norms and biases as f32.
 
 mod block;
+mod config;
 mod error;
 mod fingerprint;
+mod gguf;
+mod hugging_face;
 mod open;
 mod random;
 mod registry;
+mod safetensors;
 mod shape;
 mod tensor;
+mod tokenizer;
+mod weights;
 
 pub use error::ModelError;
 pub use fingerprint::{Fingerprint, FingerprintOf};
@@ -19,3 +25,4 @@ pub use open::{Model, open};
 pub use registry::shape_names;
 pub use shape::{Family, LayerTensor, Precision, Rope, RopeScaling, Shape, TensorId};
 pub use tensor::Tensor;
+pub use tokenizer::{MarkerTokens, Tokenizer};

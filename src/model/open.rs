@@ -1,11 +1,18 @@
 //! From a name or a path to a model.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use super::error::ModelError;
 use super::fingerprint::Fingerprint;
+use super::gguf;
+use super::hugging_face;
 use super::random::{GENERATOR, RandomTensor};
 use super::registry::{published, shape_names};
 use super::shape::{Precision, Shape, TensorId};
 use super::tensor::Tensor;
+use super::tokenizer::{MarkerTokens, Tokenizer, TokenizerSource};
+use super::weights::{FileBytes, Weights};
 
 /// A model: its dimensions and where its tensors come from. Shareable across threads.
 #[derive(Debug)]
@@ -14,18 +21,32 @@ pub struct Model {
     shape: Shape,
     precision: Precision,
     fingerprint: Fingerprint,
+    markers: MarkerTokens,
     source: Source,
+    tokenizer: TokenizerSource,
+    /// Read when text is first needed.
+    loaded: OnceLock<Result<Tokenizer, String>>,
+}
+
+/// What the files of a model hold.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) shape: Shape,
+    pub(super) weights: Weights,
+    pub(super) markers: MarkerTokens,
+    pub(super) tokenizer: TokenizerSource,
 }
 
 /// Where tensors come from.
 #[derive(Debug)]
 enum Source {
     Random { seed: u64 },
+    Files(Weights),
 }
 
 /// Opens `spec`: `shape:NAME` for a published model's dimensions with random weights of `seed`,
 /// a Hugging Face folder, or a `.gguf` file. Files are mapped, not read; they must not be cut
-/// short while the model is in use.
+/// short or written to while the model is in use.
 ///
 /// # Errors
 /// [`ModelError`] if there is no such model or it cannot be run as it is.
@@ -33,8 +54,26 @@ pub fn open(spec: &str, seed: u64) -> Result<Model, ModelError> {
     if let Some(name) = spec.strip_prefix("shape:") {
         return random(name, seed);
     }
-    let why = "found none of them".to_owned();
-    Err(ModelError::NotAModel { found: spec.to_owned(), why })
+    let not_a_model =
+        |why: &str| ModelError::NotAModel { found: spec.to_owned(), why: why.to_owned() };
+    let path = Path::new(spec);
+    let name = path.file_stem().map_or_else(|| spec.to_owned(), |s| s.to_string_lossy().into());
+    if path.is_dir() {
+        if !path.join("config.json").exists() {
+            return Err(not_a_model("found a folder without config.json"));
+        }
+        let name = path.canonicalize().ok();
+        let name = name.as_deref().unwrap_or(path).file_name();
+        let name = name.map_or_else(|| spec.to_owned(), |name| name.to_string_lossy().into());
+        return Ok(Model::from_parts(name, hugging_face::open(path)?));
+    }
+    if !path.exists() {
+        return Err(not_a_model("found nothing there"));
+    }
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("gguf")) {
+        return Err(not_a_model("found a file of another name"));
+    }
+    Ok(Model::from_parts(name, gguf::open(path)?))
 }
 
 /// A published shape with random weights.
@@ -51,12 +90,54 @@ impl Model {
     #[must_use]
     pub fn random(name: &str, shape: Shape, seed: u64) -> Self {
         let recipe = format!("gemba random weights {GENERATOR} seed {seed} shape {shape:?}");
+        let why = "random weights have none; name a Hugging Face folder or a GGUF file".to_owned();
         Self {
             name: name.to_owned(),
             shape,
             precision: Precision::Bf16,
             fingerprint: Fingerprint::of_recipe(&recipe),
+            markers: MarkerTokens::default(),
             source: Source::Random { seed },
+            tokenizer: TokenizerSource::Missing(why),
+            loaded: OnceLock::new(),
+        }
+    }
+
+    /// A model from the bytes of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn from_gguf(name: &str, file: Vec<u8>) -> Result<Self, ModelError> {
+        let file = FileBytes::memory(Path::new(name), file);
+        Ok(Self::from_parts(name.to_owned(), gguf::open_bytes(file)?))
+    }
+
+    /// A model from the text of a `config.json` and the bytes of one safetensors file.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn from_checkpoint(
+        name: &str,
+        config: &[u8],
+        weights: Vec<u8>,
+    ) -> Result<Self, ModelError> {
+        let path = Path::new(name);
+        let file = FileBytes::memory(&path.join("model.safetensors"), weights);
+        let parts = hugging_face::assemble(path, config, vec![file])?;
+        Ok(Self::from_parts(name.to_owned(), parts))
+    }
+
+    fn from_parts(name: String, parts: Parts) -> Self {
+        let Parts { shape, weights, markers, tokenizer } = parts;
+        Self {
+            name,
+            shape,
+            precision: weights.precision(),
+            fingerprint: Fingerprint::of_files(weights.files()),
+            markers,
+            source: Source::Files(weights),
+            tokenizer,
+            loaded: OnceLock::new(),
         }
     }
 
@@ -102,7 +183,35 @@ impl Model {
             Source::Random { seed } => {
                 Ok(Tensor::random(dimensions, RandomTensor::new(*seed, id, columns as usize)))
             }
+            // Every tensor of the shape was found when the model was opened.
+            Source::Files(weights) => weights.tensor(id).ok_or_else(|| self.no_such_tensor(id)),
         }
+    }
+
+    fn no_such_tensor(&self, id: TensorId) -> ModelError {
+        ModelError::NoSuchTensor { tensor: format!("{id:?}"), model: self.name.clone() }
+    }
+
+    /// The tokens that begin and end a text, as far as the model's files say.
+    #[must_use]
+    pub const fn markers(&self) -> &MarkerTokens {
+        &self.markers
+    }
+
+    /// The tokenizer, read on the first call.
+    ///
+    /// # Errors
+    /// [`ModelError::NoTokenizer`] if the model has none or it cannot be read.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, ModelError> {
+        let weights = match &self.source {
+            Source::Files(weights) => weights.files().first().map_or(&[][..], FileBytes::bytes),
+            Source::Random { .. } => &[],
+        };
+        let loaded =
+            self.loaded.get_or_init(|| self.tokenizer.load(&self.name, self.shape.vocab, weights));
+        loaded
+            .as_ref()
+            .map_err(|why| ModelError::NoTokenizer { model: self.name.clone(), why: why.clone() })
     }
 
     /// The values of a norm or a bias.

@@ -1,0 +1,205 @@
+//! Text to token ids and back, and the ids that begin and end a text.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::ModelError;
+use super::gguf::Vocabulary;
+
+/// A model's tokenizer. Shareable across threads.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    model: String,
+    vocab: u32,
+}
+
+impl Tokenizer {
+    /// The ids of `text` as a prompt: with the begin token and what else the model wants around
+    /// a text, where its tokenizer says so.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if it refuses the text or gives an id outside the vocabulary.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.ids(text, true)
+    }
+
+    /// The ids of `text` alone.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if it refuses the text or gives an id outside the vocabulary.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.ids(text, false)
+    }
+
+    /// How many tokens `text` alone is.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if it refuses the text or gives an id outside the vocabulary.
+    pub fn count(&self, text: &str) -> Result<usize, ModelError> {
+        Ok(self.ids(text, false)?.len())
+    }
+
+    /// The text of `ids`, without begin, end and other control tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if it refuses them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.inner.decode(ids, true).map_err(|error| self.refused(error.to_string()))
+    }
+
+    /// The id of a token's text.
+    #[must_use]
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Tokens it knows, control tokens included.
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>, ModelError> {
+        let encoding = self
+            .inner
+            .encode_fast(text, around)
+            .map_err(|error| self.refused(error.to_string()))?;
+        let ids = encoding.get_ids().to_vec();
+        match ids.iter().find(|&&id| id >= self.vocab) {
+            None => Ok(ids),
+            Some(id) => Err(self.refused(format!(
+                "expected ids below the model's {} tokens, found {id}: the tokenizer is of \
+                 another model",
+                self.vocab
+            ))),
+        }
+    }
+
+    fn refused(&self, what: String) -> ModelError {
+        ModelError::Tokenizer { model: self.model.clone(), what }
+    }
+}
+
+/// Where a tokenizer comes from; it is read when text is first needed.
+#[derive(Debug)]
+pub(super) enum TokenizerSource {
+    /// A `tokenizer.json`.
+    File(PathBuf),
+    /// The vocabulary in the GGUF file of the weights, or else the `tokenizer.json` beside it.
+    Vocabulary {
+        /// The `tokenizer.json`, if there is one.
+        beside: Option<PathBuf>,
+    },
+    /// None; says why and how to bring one.
+    Missing(String),
+}
+
+impl TokenizerSource {
+    /// Reads the tokenizer of a model of that name with `vocab` tokens. `weights` is the file of
+    /// the weights, for the vocabulary in a GGUF file.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn load(
+        &self,
+        model: &str,
+        vocab: u32,
+        weights: &[u8],
+    ) -> Result<Tokenizer, String> {
+        let inner = match self {
+            Self::File(path) => from_file(path)?,
+            Self::Vocabulary { beside } => match (from_vocabulary(weights), beside) {
+                (Ok(tokenizer), _) => tokenizer,
+                (Err(_), Some(path)) => from_file(path)?,
+                (Err(why), None) => {
+                    return Err(format!("{why}; put the model's tokenizer.json beside the file"));
+                }
+            },
+            Self::Missing(reason) => return Err(reason.clone()),
+        };
+        Ok(Tokenizer { inner, model: model.to_owned(), vocab })
+    }
+}
+
+fn from_file(path: &Path) -> Result<tokenizers::Tokenizer, String> {
+    tokenizers::Tokenizer::from_file(path)
+        .map_err(|error| format!("read {}: {error}", path.display()))
+}
+
+fn from_vocabulary(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let text = Vocabulary::read(file)?.tokenizer_json()?;
+    tokenizers::Tokenizer::from_bytes(text).map_err(|error| format!("vocabulary: {error}"))
+}
+
+/// The tokens that begin and end a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkerTokens {
+    /// Put before a text, if any is known.
+    pub begin: Option<u32>,
+    /// Each of them ends a text; empty if none is known.
+    pub end: Vec<u32>,
+}
+
+impl MarkerTokens {
+    /// The first of `configs` that knows a token decides; `tokenizer` is a
+    /// `tokenizer_config.json`, which names them by their text and lists their ids.
+    pub(super) fn from_json(configs: &[&Value], tokenizer: &Value) -> Self {
+        let first =
+            |key: &str| configs.iter().map(|config| ids(&config[key])).find(|ids| !ids.is_empty());
+        let named = |key: &str| added(tokenizer, &tokenizer[key]).into_iter().collect();
+        let begin = first("bos_token_id").unwrap_or_else(|| named("bos_token"));
+        let end = first("eos_token_id").unwrap_or_else(|| named("eos_token"));
+        Self { begin: begin.first().copied(), end }
+    }
+}
+
+/// One id or a list of ids; -1 and the like mean none.
+fn ids(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(values) => values.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
+}
+
+/// The id of a token that `tokenizer_config.json` names, as text or with its settings.
+fn added(config: &Value, token: &Value) -> Option<u32> {
+    let text = token.as_str().or_else(|| token["content"].as_str())?;
+    let (id, _) = config["added_tokens_decoder"]
+        .as_object()?
+        .iter()
+        .find(|(_, added)| added["content"].as_str() == Some(text))?;
+    id.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_file_that_knows_the_tokens_decides() {
+        let decoder = json!({"7": {"content": "<s>"}, "9": {"content": "</s>"}});
+        let by_text = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "added_tokens_decoder": decoder});
+        let null = Value::Null;
+        let table = [
+            (
+                json!({"eos_token_id": [2, 3]}),
+                json!({"bos_token_id": 1, "eos_token_id": 2}),
+                &null,
+                Some(1),
+                vec![2, 3],
+            ),
+            (json!({}), json!({"bos_token_id": null, "eos_token_id": 5}), &null, None, vec![5]),
+            (json!({"eos_token_id": -1}), json!({}), &by_text, Some(7), vec![9]),
+            (json!({"eos_token_id": "x"}), json!({}), &null, None, vec![]),
+        ];
+        for (generation, config, tokenizer, begin, end) in table {
+            let found = MarkerTokens::from_json(&[&generation, &config], tokenizer);
+            assert_eq!(found, MarkerTokens { begin, end }, "{generation} {config}");
+        }
+    }
+}
