@@ -261,3 +261,25 @@ fn conversions_agree() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/mooncake-conversation.jsonl");
     assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(source).unwrap());
 }
+
+/// The examples of the documentation are descriptions that can be read.
+#[test]
+fn documented_descriptions_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(folder.join("docs/workloads.md")).unwrap();
+    let examples: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let path = folder.join("workloads/documented.toml");
+        let workload = gemba::workload::read(example.as_bytes(), &path, &OpenOptions::default())
+            .unwrap_or_else(|error| panic!("failed to {error}"));
+        assert!(workload.requests.len() >= 240);
+    }
+    for format in Format::ALL {
+        assert!(text.contains(&format!("| `{format}` |")), "{format} is not documented");
+    }
+    for shipped in SHIPPED {
+        assert!(text.contains(&format!("`{}`", shipped.name())), "{}", shipped.name());
+    }
+}

@@ -11,6 +11,11 @@ pub(super) fn row<T: DeserializeOwned>(
     at: &Place,
     expected: &str,
 ) -> Result<T, WorkloadError> {
+    // The parser would also take a list of values in the order of the fields.
+    if !line.text.trim_start().starts_with('{') {
+        let (at, expected, found) = (at.clone(), expected.to_owned(), quoted(line.text));
+        return Err(WorkloadError::Row { at, expected, found });
+    }
     serde_json::from_str(line.text).map_err(|error| {
         let (at, expected) = (at.clone(), expected.to_owned());
         if error.is_eof() && !line.ended {

@@ -199,6 +199,11 @@ fn recording(
     let (path, reader): (PathBuf, Box<dyn Read>) = match origin {
         Origin::Folder(folder) => {
             let path = folder.join(file);
+            if !path.exists() {
+                let found = format!("nothing at {}", path.display());
+                let message = format!("expected the file that recorded.file names, found {found}");
+                return Err(WorkloadError::Description { at: Place::file(description), message });
+            }
             let opened = open_file(&path)?;
             (path, Box::new(opened))
         }

@@ -1,0 +1,3 @@
+//! One file per subcommand: the only place where both arms meet. Composes; computes nothing.
+
+pub mod workload;
