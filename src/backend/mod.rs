@@ -7,7 +7,11 @@
 use std::ops::Range;
 
 pub mod cpu;
+mod kept;
 pub mod modelled;
+
+pub use kept::cache_folder;
+pub(crate) use kept::kept;
 
 use crate::cost::{Kernel, Storage};
 use crate::model::Shape;

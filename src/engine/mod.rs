@@ -5,6 +5,7 @@
 //! [`Recorder`](crate::event::Recorder). `session` submits requests and keeps the time. The
 //! engine knows no workload file, no run folder and no judgement of waste.
 
+pub mod calibrate;
 mod chronicle;
 pub mod forward;
 mod inputs;

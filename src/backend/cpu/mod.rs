@@ -6,6 +6,7 @@
 //! side is done in parts of fixed size, so no result depends on the number of threads.
 
 mod attention;
+mod ceilings;
 mod device;
 mod kv;
 pub mod linear;

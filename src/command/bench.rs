@@ -1,0 +1,378 @@
+//! `gemba bench`: how fast a model runs here, prefill and decode apart.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::backend::cpu::{Cpu, Options};
+use crate::backend::{
+    Backend, DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs, cache_folder,
+};
+use crate::cost::Formulas;
+use crate::engine::forward;
+use crate::event::{Clock, WallClock};
+use crate::model::{Precision, open};
+use crate::unit::Nanos;
+
+/// Options of `gemba bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The model: shape:NAME for random weights of a real model's shape, or a path
+    #[arg(long, value_name = "MODEL", default_value = "shape:tinyllama-1.1b")]
+    model: String,
+    /// The format of the weights
+    #[arg(long, value_name = "P", default_value = "q8_0", value_parser = precision)]
+    precision: Precision,
+    /// The format of the KV cache: f16 or f32
+    #[arg(long, value_name = "P", default_value = "f16", value_parser = precision)]
+    kv_precision: Precision,
+    /// Threads; as many as the machine has cores if not given
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Sequences that run together
+    #[arg(long, value_name = "B", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: u32,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    prompt: u32,
+    /// Tokens generated after each prompt
+    #[arg(long = "gen", value_name = "N", default_value_t = 64)]
+    generate: u32,
+    /// The most rows of a prefill step
+    #[arg(long, value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    chunk: u32,
+    /// How often both are measured
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// Seed of random weights and prompts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The precision of that name.
+fn precision(name: &str) -> Result<Precision, String> {
+    let found = Precision::ALL.into_iter().find(|precision| precision.code() == name);
+    found.ok_or_else(|| {
+        let known = Precision::ALL.map(Precision::code).join(", ");
+        format!("expected one of {known}")
+    })
+}
+
+/// Why a benchmark could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The model could not be opened.
+    #[error("run benchmark: {0}")]
+    Model(#[from] crate::model::ModelError),
+    /// The device could not do it.
+    #[error("run benchmark: {0}")]
+    Device(#[from] DeviceError),
+    /// Prompt and generated tokens do not fit the model.
+    #[error("run benchmark: context: expected at most {most} tokens, found {found}")]
+    Context {
+        /// The model's longest context.
+        most: u32,
+        /// Prompt and generated tokens together.
+        found: u64,
+    },
+    /// The result could not be written.
+    #[error("write result: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Several measurements of one rate.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Rates {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Rates {
+    fn of(mut rates: Vec<f64>) -> Self {
+        rates.sort_by(f64::total_cmp);
+        let middle = rates.len() / 2;
+        let median = match rates.len() {
+            0 => 0.0,
+            len if len % 2 == 1 => rates[middle],
+            _ => (rates[middle - 1] + rates[middle]) / 2.0,
+        };
+        let end = |rate: Option<&f64>| rate.copied().unwrap_or(0.0);
+        Self { median, least: end(rates.first()), most: end(rates.last()) }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Outcome {
+    model: String,
+    precision: &'static str,
+    kv_precision: &'static str,
+    threads: usize,
+    batch: u32,
+    prompt: u32,
+    #[serde(rename = "gen")]
+    generate: u32,
+    repeats: u32,
+    /// Medians.
+    prefill_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    /// Weight bytes that decode steps had to read, by the time they took.
+    weight_bytes_per_s: f64,
+    /// What reading memory reaches on this machine.
+    read_bytes_per_s: u64,
+    prefill: Rates,
+    decode: Rates,
+}
+
+/// Runs the benchmark and prints its result.
+///
+/// # Errors
+/// [`BenchError`] if the model cannot be opened, run or described.
+pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+    let model = open(&args.model, args.seed)?;
+    let found = u64::from(args.prompt) + u64::from(args.generate);
+    let most = model.shape().context;
+    if found > most.into() {
+        return Err(BenchError::Context { most, found });
+    }
+    let clock = Arc::new(WallClock::start());
+    let mut bench = Bench::new(Cpu::load(&model, options(args), clock.clone())?, args);
+    let ceilings = bench.cpu.ceilings(cache_folder().as_deref())?;
+    let (mut prefill, mut decode, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    // The first run only warms up.
+    bench.decode(1)?;
+    for _ in 0..args.repeats {
+        let start = clock.now();
+        bench.prefill()?;
+        let middle = clock.now();
+        let weight_bytes = bench.decode(args.generate)?;
+        let end = clock.now();
+        let tokens = |each: u32| f64::from(args.batch) * f64::from(each);
+        prefill.push(per_second(tokens(args.prompt), middle.saturating_sub(start)));
+        decode.push(per_second(tokens(args.generate), end.saturating_sub(middle)));
+        weights.push(per_second(weight_bytes as f64, end.saturating_sub(middle)));
+    }
+    let (prefill, decode) = (Rates::of(prefill), Rates::of(decode));
+    print(
+        &Outcome {
+            model: model.name().to_owned(),
+            precision: args.precision.code(),
+            kv_precision: args.kv_precision.code(),
+            threads: bench.cpu.threads(),
+            batch: args.batch,
+            prompt: args.prompt,
+            generate: args.generate,
+            repeats: args.repeats,
+            prefill_tokens_per_s: prefill.median,
+            decode_tokens_per_s: decode.median,
+            weight_bytes_per_s: Rates::of(weights).median,
+            read_bytes_per_s: ceilings.read_bytes_per_s,
+            prefill,
+            decode,
+        },
+        args.json,
+    )
+}
+
+fn per_second(amount: f64, time: Nanos) -> f64 {
+    if time == Nanos::ZERO { 0.0 } else { amount / time.as_secs_f64() }
+}
+
+const BLOCK_TOKENS: u32 = 16;
+
+fn blocks_each(args: &BenchArgs) -> u32 {
+    args.prompt.saturating_add(args.generate).saturating_add(1).div_ceil(BLOCK_TOKENS)
+}
+
+fn options(args: &BenchArgs) -> Options {
+    Options {
+        precision: args.precision,
+        kv_precision: args.kv_precision,
+        limits: Limits {
+            rows: args.chunk.max(args.batch),
+            logits_rows: args.batch,
+            kv_blocks: blocks_each(args).saturating_mul(args.batch),
+            block_tokens: BLOCK_TOKENS,
+        },
+        threads: args.threads,
+    }
+}
+
+/// Rows of one sequence in a step.
+struct Part {
+    sequence: u32,
+    context: u32,
+    rows: u32,
+}
+
+/// A backend and the sequences that run on it.
+struct Bench {
+    cpu: Cpu,
+    formulas: Formulas,
+    batch: u32,
+    prompt: u32,
+    chunk: u32,
+    seed: u64,
+    /// Block tables, one per sequence.
+    tables: Vec<Vec<u32>>,
+    spans: Vec<Span>,
+    sampled: Vec<Sampled>,
+}
+
+impl Bench {
+    fn new(cpu: Cpu, args: &BenchArgs) -> Self {
+        let each = blocks_each(args);
+        // Blocks of the sequences lie interleaved, as they come to do in a running engine.
+        let table = |sequence| (0..each).map(|block| block * args.batch + sequence).collect();
+        Self {
+            formulas: Formulas::new(cpu.shape(), *cpu.storage()),
+            cpu,
+            batch: args.batch,
+            prompt: args.prompt,
+            chunk: args.chunk.max(args.batch),
+            seed: args.seed,
+            tables: (0..args.batch).map(table).collect(),
+            spans: Vec::new(),
+            sampled: Vec::new(),
+        }
+    }
+
+    /// A random token, the same for the same seed.
+    fn token(&self, sequence: u32, position: u32) -> u32 {
+        let mut x = self.seed ^ (u64::from(sequence) << 32 | u64::from(position));
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((x ^ (x >> 31)) % u64::from(self.cpu.shape().vocab)) as u32
+    }
+
+    /// Reads all prompts in chunks; each one's last row asks for logits.
+    fn prefill(&mut self) -> Result<(), DeviceError> {
+        let mut parts = Vec::new();
+        let mut room = self.chunk;
+        for sequence in 0..self.batch {
+            let mut context = 0;
+            while context < self.prompt {
+                let rows = room.min(self.prompt - context);
+                parts.push(Part { sequence, context, rows });
+                context += rows;
+                room -= rows;
+                if room == 0 {
+                    self.step(std::mem::take(&mut parts))?;
+                    room = self.chunk;
+                }
+            }
+        }
+        if !parts.is_empty() {
+            self.step(parts)?;
+        }
+        Ok(())
+    }
+
+    /// Generates `tokens` tokens per sequence behind the prompts; the weight bytes this took.
+    fn decode(&mut self, tokens: u32) -> Result<u64, DeviceError> {
+        let mut weight_bytes = 0;
+        for done in 0..tokens {
+            let context = self.prompt + done;
+            let part = |sequence| Part { sequence, context, rows: 1 };
+            weight_bytes += self.step((0..self.batch).map(part).collect())?;
+        }
+        Ok(weight_bytes)
+    }
+
+    /// Runs a step; the weight bytes it had to read.
+    fn step(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
+        parts.sort_by_key(|part| part.rows > 1);
+        let (mut tokens, mut logits_rows) = (Vec::new(), Vec::new());
+        let mut sequences = Vec::new();
+        for part in &parts {
+            let start = tokens.len() as u32;
+            let positions = part.context..part.context + part.rows;
+            tokens.extend(positions.map(|position| self.token(part.sequence, position)));
+            sequences.push(SequenceRows {
+                rows: start..tokens.len() as u32,
+                context: part.context,
+                blocks: &self.tables[part.sequence as usize],
+            });
+            if part.context + part.rows >= self.prompt {
+                logits_rows.push(tokens.len() as u32 - 1);
+            }
+        }
+        let loads = parts.iter().map(|part| (part.context, part.rows));
+        let load = self.formulas.load(loads, logits_rows.len() as u32);
+        let sampling = vec![Sampling::GREEDY; logits_rows.len()];
+        self.cpu.begin_step(&StepInputs {
+            tokens: &tokens,
+            sequences: &sequences,
+            logits_rows: &logits_rows,
+            sampling: &sampling,
+        })?;
+        let mut weight_bytes = 0;
+        for (op, budget) in forward::step(&self.formulas, self.cpu.shape().layers, &load) {
+            weight_bytes += budget.weight_bytes.0;
+            self.cpu.launch(op)?;
+        }
+        self.spans.clear();
+        self.sampled.clear();
+        self.cpu.end_step(&mut self.spans, &mut self.sampled)?;
+        Ok(weight_bytes)
+    }
+}
+
+fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        let text = serde_json::to_string(outcome).map_err(std::io::Error::from)?;
+        writeln!(out, "{text}")?;
+        return Ok(());
+    }
+    let Outcome { model, precision, threads, batch, prompt, generate, repeats, .. } = outcome;
+    writeln!(out, "{model} {precision}, {threads} threads, batch {batch}, {repeats} repeats")?;
+    writeln!(out, "{:28}{:>12}{:>12}{:>12}", "", "median", "least", "most")?;
+    for (name, rates) in [
+        (format!("prefill {prompt}, tokens/s"), &outcome.prefill),
+        (format!("decode {generate}, tokens/s"), &outcome.decode),
+    ] {
+        let Rates { median, least, most } = rates;
+        writeln!(out, "{name:28}{median:>12.1}{least:>12.1}{most:>12.1}")?;
+    }
+    let (weights, read) = (outcome.weight_bytes_per_s, outcome.read_bytes_per_s as f64);
+    let share = if read > 0.0 { 100.0 * weights / read } else { 0.0 };
+    let name = "decode, weights read, GB/s";
+    writeln!(out, "{name:28}{:>12.1}", weights / 1e9)?;
+    let name = "machine, reading, GB/s";
+    writeln!(out, "{name:28}{:>12.1}  ({share:.0} % reached)", read / 1e9)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_a_middle_and_ends() {
+        for (rates, expected) in [
+            (vec![], [0.0, 0.0, 0.0]),
+            (vec![4.0], [4.0, 4.0, 4.0]),
+            (vec![3.0, 1.0], [2.0, 1.0, 3.0]),
+            (vec![3.0, 1.0, 2.0], [2.0, 1.0, 3.0]),
+        ] {
+            let Rates { median, least, most } = Rates::of(rates);
+            assert_eq!([median, least, most], expected);
+        }
+    }
+
+    #[test]
+    fn precisions_go_by_their_code() {
+        assert_eq!(precision("q4_0"), Ok(Precision::Q4_0));
+        assert_eq!(precision("q5"), Err("expected one of f32, bf16, f16, q8_0, q4_0".to_owned()));
+    }
+}
