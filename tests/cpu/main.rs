@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bits;
+mod checkpoints;
 mod contract;
 mod driver;
 mod reference;
