@@ -7,6 +7,7 @@
 //! `ARCHITECTURE.md` is the tour.
 
 pub mod backend;
+pub mod cli;
 pub mod command;
 pub mod cost;
 pub mod engine;

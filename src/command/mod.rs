@@ -1,4 +1,127 @@
 //! One file per subcommand: the only place where both arms meet. Composes; computes nothing.
 
+mod account;
 pub mod bench;
+pub mod ledger;
 pub mod workload;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::{Paint, render_error};
+
+/// Inference waste profiler: runs a workload on a reference engine, books every cost to value
+/// or to one of the seven mudas so that the books close to zero, and shows where it went.
+#[derive(Debug, Parser)]
+#[command(name = "gemba", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure how fast a model runs here
+    Bench(bench::BenchArgs),
+    /// Print the books of a run
+    Ledger(ledger::LedgerArgs),
+    /// Look at, make or convert workloads
+    Workload(workload::WorkloadArgs),
+}
+
+/// Why a command failed: a fragment that completes "failed to …", and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What failed and why.
+    pub message: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a hint, if there is one.
+    #[must_use]
+    pub fn new(error: impl ToString, hint: Option<impl ToString>) -> Self {
+        Self { message: error.to_string(), hint: hint.map(|hint| hint.to_string()) }
+    }
+}
+
+impl From<crate::trace::TraceError> for Failure {
+    fn from(error: crate::trace::TraceError) -> Self {
+        let hint = error.hint();
+        Self::new(error, hint)
+    }
+}
+
+impl From<workload::WorkloadCommandError> for Failure {
+    fn from(error: workload::WorkloadCommandError) -> Self {
+        let hint = error.hint();
+        Self::new(error, hint)
+    }
+}
+
+impl From<crate::waste::MudaMapError> for Failure {
+    fn from(error: crate::waste::MudaMapError) -> Self {
+        Self::new(error, None::<String>)
+    }
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Done, or pass: exit code 0.
+    Pass,
+    /// A broken invariant: exit code 1.
+    Broken,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    // A wrong command line ends here, with exit code 2.
+    let arguments = Arguments::parse();
+    match dispatch(arguments.command) {
+        Ok(Done::Pass) => ExitCode::SUCCESS,
+        Ok(Done::Broken) => ExitCode::from(1),
+        Err(failure) => {
+            let paint = Paint::when(std::io::stderr().is_terminal());
+            let text = render_error(&failure.message, failure.hint.as_deref(), paint);
+            // Where stderr is gone there is nobody left to tell.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Done, Failure> {
+    match command {
+        Command::Bench(args) => {
+            bench::run(&args).map_err(|error| Failure::new(error, None::<String>))?;
+            Ok(Done::Pass)
+        }
+        Command::Ledger(args) => ledger::run(&args),
+        Command::Workload(args) => {
+            workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;
+            Ok(Done::Pass)
+        }
+    }
+}
+
+/// Prints data to stdout. A reader that has gone is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("write to stdout: {error}"), None::<String>))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints one JSON object to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(format!("encode JSON: {error}"), None::<String>))?;
+    print(&format!("{text}\n"))
+}

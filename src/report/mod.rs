@@ -9,7 +9,7 @@ mod summary;
 
 use serde::Serialize;
 
-pub use build::{Findings, build};
+pub use build::{Findings, build, glossary};
 pub use summary::{LedgerJson, SummaryJson, ledger_json, summary_json};
 
 /// A report of one run.

@@ -92,7 +92,10 @@ pub struct Headline {
     pub kv_use: Share,
     /// Bytes moved, of what read bandwidth could have moved in all device time.
     pub bandwidth_use: Share,
-    /// Time per accepted token, of the time that demand left for one; none without tokens.
+    /// Nanoseconds that demand leaves for a token: the span in which requests came, over the
+    /// tokens they asked for.
+    pub takt_nanos: Option<f64>,
+    /// Cycle time, which is what an accepted token took the device, over takt.
     pub takt_ratio: Option<f64>,
 }
 
@@ -102,12 +105,16 @@ impl Headline {
     pub fn of(run: &Run, books: &Books) -> Self {
         let counts = counts(run);
         let ladder = ladder(books);
+        let takt_nanos = takt_nanos(run);
         Self {
             ladder,
             counts,
             kv_use: kv_use(books),
             bandwidth_use: bandwidth_use(run, books),
-            takt_ratio: takt_ratio(run, &counts, &ladder),
+            takt_nanos,
+            takt_ratio: takt_nanos
+                .filter(|_| counts.accepted_tokens > 0)
+                .map(|takt| ladder.running as f64 / counts.accepted_tokens as f64 / takt),
         }
     }
 }
@@ -192,15 +199,9 @@ fn bandwidth_use(run: &Run, books: &Books) -> Share {
     Share::new(moved as i128, could as i128)
 }
 
-/// Takt is the time that demand leaves for a token: the span in which requests came, over the
-/// tokens they asked for. Cycle time is what a token took the device.
-fn takt_ratio(run: &Run, counts: &Counts, ladder: &Ladder) -> Option<f64> {
+fn takt_nanos(run: &Run) -> Option<f64> {
     let arrivals = || run.requests.iter().map(|request| request.arrival.at);
-    let span = arrivals().max()?.saturating_sub(arrivals().min()?).0 as f64;
+    let span = arrivals().max()?.saturating_sub(arrivals().min()?).0;
     let asked: u64 = run.requests.iter().map(|r| u64::from(r.arrival.max_tokens)).sum();
-    if counts.accepted_tokens == 0 || asked == 0 || span == 0.0 {
-        return None;
-    }
-    let cycle = ladder.running as f64 / counts.accepted_tokens as f64;
-    Some(cycle / (span / asked as f64))
+    (asked > 0 && span > 0).then(|| span as f64 / asked as f64)
 }

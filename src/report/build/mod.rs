@@ -264,7 +264,9 @@ fn method(findings: &Findings<'_>) -> Vec<(String, String)> {
     ]
 }
 
-fn glossary() -> Vec<GlossaryEntry> {
+/// Every cause of the catalogue, for glossaries.
+#[must_use]
+pub fn glossary() -> Vec<GlossaryEntry> {
     CAUSES
         .iter()
         .map(|entry| GlossaryEntry {

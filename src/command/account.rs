@@ -1,0 +1,213 @@
+//! From a run folder to its books and report: what `run`, `ledger` and `report` share.
+
+use std::path::Path;
+
+use super::Failure;
+use crate::report::{Findings, Report, Roofline, SummaryJson, build, summary_json};
+use crate::trace::{Header, Run, write_beside};
+use crate::unit::{Bytes, Scale, grouped, si_bytes, si_count, si_nanos};
+use crate::waste::{Books, BooksOptions, Headline, Latency, memory, requests};
+
+/// Moments of the memory chart.
+const MEMORY_MOMENTS: u64 = 240;
+
+/// A run with everything that follows from it.
+pub(super) struct Account {
+    pub(super) run: Run,
+    pub(super) books: Books,
+    pub(super) report: Report,
+    pub(super) summary: SummaryJson,
+}
+
+/// Reads a run folder, books it and lays it out.
+pub(super) fn account(folder: &Path, options: &BooksOptions) -> Result<Account, Failure> {
+    let run = Run::open(folder)?;
+    let books = Books::of(&run, options)?;
+    let headline = Headline::of(&run, &books);
+    let latency = Latency::of(&run);
+    let status = run.header.status.code();
+    let summary = summary_json(&books, &headline, &latency, status);
+    let header = &run.header;
+    let device = header.devices.first();
+    let window = header.window.end_ns.saturating_sub(header.window.start_ns);
+    let report = build(Findings {
+        title: title(header),
+        subtitle: subtitle(&run),
+        status: status.to_owned(),
+        reproduce: format!("gemba ledger {}", folder.display()),
+        books: &books,
+        costing: options.costing,
+        headline: &headline,
+        latency: &latency,
+        requests: &requests(&run, &books),
+        memory: &memory(&run, device.map_or(0, |device| device.id), MEMORY_MOMENTS),
+        roofs: roofs(header),
+        memory_bytes: device.map_or(0, |device| device.memory_bytes.0),
+        window_nanos: window.0,
+        takt_nanos: headline.takt_nanos,
+        provenance: provenance(&run),
+        notes: header.workload.notes.clone(),
+        observer: observer(header),
+    });
+    Ok(Account { run, books, report, summary })
+}
+
+/// Writes `summary.json` and, where there are tables, `ledger.parquet` into the run folder.
+pub(super) fn write_derived(folder: &Path, account: &Account) -> Result<(), Failure> {
+    let mut json = serde_json::to_vec_pretty(&account.summary)
+        .map_err(|error| Failure::new(format!("encode summary.json: {error}"), None::<String>))?;
+    json.push(b'\n');
+    write_beside(&folder.join("summary.json"), &json)?;
+    #[cfg(feature = "analysis")]
+    write_ledger(folder, account)?;
+    Ok(())
+}
+
+#[cfg(feature = "analysis")]
+fn write_ledger(folder: &Path, account: &Account) -> Result<(), Failure> {
+    let books = &account.books;
+    let mut rows = Vec::new();
+    for commodity in books.commodities() {
+        for (key, amount) in books.postings(commodity) {
+            rows.push(crate::trace::LedgerRow {
+                commodity: commodity.code(),
+                cause: key.account.cause.code(),
+                muda: books.muda(key.account.cause).code(),
+                level: books.level(&key.account).code(),
+                device: key.device,
+                step: key.step,
+                kernel: books.kernel_name(&key.account),
+                request: key.request,
+                sub_reason: key.account.sub_reason.map(|reason| reason.code()),
+                basis: key.account.basis.code(),
+                amount,
+                unit: commodity.unit(),
+            });
+        }
+    }
+    crate::trace::write_ledger(folder, &rows)?;
+    Ok(())
+}
+
+fn title(header: &Header) -> String {
+    format!("{} under {}", header.model.name, header.workload.name)
+}
+
+fn subtitle(run: &Run) -> String {
+    let header = &run.header;
+    let window = header.window.end_ns.saturating_sub(header.window.start_ns);
+    let device = header.devices.first();
+    let device = device.map_or_else(String::new, |d| format!("{}:{} {}", d.kind, d.id, d.name));
+    let scheduler = switch(header, "/batching/scheduling");
+    format!(
+        "{} weights · {scheduler} batching · {device} · {} of run time · {} launches in {} steps",
+        header.model.precision,
+        si_nanos(window),
+        si_count(run.launches.len() as f64),
+        si_count(run.steps.len() as f64),
+    )
+}
+
+/// An engine switch as text.
+fn switch(header: &Header, pointer: &str) -> String {
+    match header.engine.pointer(pointer) {
+        Some(serde_json::Value::String(word)) => word.clone(),
+        Some(value) => value.to_string(),
+        None => "unknown".to_owned(),
+    }
+}
+
+fn roofs(header: &Header) -> Roofline {
+    let Some(device) = header.devices.first() else { return Roofline::default() };
+    let ops = device.ceilings.ops_per_s.iter();
+    Roofline {
+        read_bytes_per_s: device.ceilings.read_bytes_per_s as f64,
+        ops_per_s: ops.map(|(dtype, ops)| (dtype.code().to_owned(), *ops as f64)).collect(),
+    }
+}
+
+fn observer(header: &Header) -> String {
+    let Some(observer) = header.observer else {
+        return "What recording cost was not measured in this run.".to_owned();
+    };
+    let percent = |ppm: i64| format!("{:.2} %", ppm as f64 / 1e4);
+    let [low, high] = observer.share_ppm_quartiles;
+    format!(
+        "{} paired runs with and without recording: {} of run time in the median (quartiles {} \
+         to {}), booked as {} ns per launch.",
+        observer.pairs,
+        percent(observer.share_ppm),
+        percent(low),
+        percent(high),
+        observer.ns_per_launch,
+    )
+}
+
+/// What ran, on what, how.
+fn provenance(run: &Run) -> Vec<(String, String)> {
+    let header = &run.header;
+    let mut rows = Vec::new();
+    let mut row = |label: &str, value: String| rows.push((label.to_owned(), value));
+    row("Gemba", header.gemba.version.clone());
+    row("Run schema", header.schema.clone());
+    row("Status", header.status.code().to_owned());
+    row("Model", header.model.name.clone());
+    row("Model identity", header.model.sha256.clone());
+    row("Weights", header.model.precision.clone());
+    row("KV cache", header.model.kv_precision.clone());
+    row("Workload", header.workload.name.clone());
+    row("Workload sha256", header.workload.sha256.clone());
+    row("Seed", header.workload.seed.to_string());
+    row("Requests asked for", grouped(header.workload.requests.into()));
+    for device in &header.devices {
+        let ceilings = &device.ceilings;
+        let per_s = |bytes: u64| format!("{}/s", si_bytes(Bytes(bytes)));
+        row("Device", format!("{}:{} {}", device.kind, device.id, device.name));
+        row("Device memory", si_bytes(device.memory_bytes));
+        row("Read bandwidth (measured)", per_s(ceilings.read_bytes_per_s));
+        row("Copy bandwidth (measured)", per_s(ceilings.copy_bytes_per_s));
+        row("Cache bandwidth (measured)", per_s(ceilings.cache_bytes_per_s));
+        for (dtype, ops) in &ceilings.ops_per_s {
+            let label = format!("Arithmetic {} (measured)", dtype.code());
+            row(&label, format!("{}op/s", Scale::count(*ops as f64).show(*ops as f64)));
+        }
+        row("Launch floor (measured)", si_nanos(ceilings.launch_floor_ns));
+    }
+    row("Reference batch", header.reference_batch.to_string());
+    let slo = [
+        ("Promise: TTFT", header.slo.ttft_ns),
+        ("Promise: TPOT", header.slo.tpot_ns),
+        ("Promise: E2E", header.slo.e2e_ns),
+    ];
+    for (label, limit) in slo {
+        if let Some(limit) = limit {
+            row(label, si_nanos(limit));
+        }
+    }
+    if let Some(price) = header.price {
+        let dollars = price.picodollars_per_device_hour as f64 / 1e12;
+        row("Price", format!("${dollars:.4} per device and hour"));
+    }
+    if let Some(energy) = header.energy {
+        let watts = |milliwatts: u64| format!("{:.1} W", milliwatts as f64 / 1e3);
+        let text = format!("{} idle, {} busy", watts(energy.idle_mw), watts(energy.busy_mw));
+        row("Power (declared)", text);
+    }
+    switches("", &header.engine, &mut rows);
+    rows
+}
+
+/// Every engine switch, flattened: `batching.max_num_seqs`.
+fn switches(prefix: &str, value: &serde_json::Value, rows: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                switches(&format!("{prefix}{dot}{name}"), value, rows);
+            }
+        }
+        serde_json::Value::Null => {}
+        serde_json::Value::String(word) => rows.push((format!("Engine {prefix}"), word.clone())),
+        other => rows.push((format!("Engine {prefix}"), other.to_string())),
+    }
+}
