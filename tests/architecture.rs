@@ -18,7 +18,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("event", &["unit"]),
     ("trace", &["event", "unit"]),
     ("model", &[]),
-    ("workload", &["unit"]),
+    ("workload", &["event", "unit"]),
     ("cost", &["event", "model", "unit"]),
     ("schedule", &["event", "unit"]),
     ("backend", &["cost", "event", "model", "unit"]),
@@ -187,12 +187,21 @@ fn files_stay_short_and_lines_narrow() {
             wrong.push(format!("{inside}: {lines} lines, at most {FILE_LINES}: split it by noun"));
         }
         for (at, line) in text.lines().enumerate() {
-            if line.chars().count() > COLUMNS {
+            if line.chars().count() > COLUMNS && !unbreakable(line) {
                 wrong.push(format!("{inside}:{}: wider than {COLUMNS} columns", at + 1));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Rows of a documentation table, raw strings and lines of JSON in them cannot be broken.
+fn unbreakable(line: &str) -> bool {
+    let text = line.trim_start();
+    let starts = ["//! |", "/// |", "{\"", "\"{{\\\""];
+    starts.iter().any(|start| text.starts_with(start))
+        || text.contains("r\"")
+        || text.contains("r#\"")
 }
 
 #[test]

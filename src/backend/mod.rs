@@ -5,6 +5,7 @@
 //! scheduler, no file.
 
 use std::ops::Range;
+use std::path::Path;
 
 pub mod cpu;
 mod kept;
@@ -14,6 +15,7 @@ pub use kept::cache_folder;
 pub(crate) use kept::kept;
 
 use crate::cost::{Kernel, Storage};
+use crate::event::Ceilings;
 use crate::model::Shape;
 use crate::unit::{Bytes, Nanos};
 
@@ -261,6 +263,13 @@ pub trait Backend {
 
     /// What it was built for.
     fn limits(&self) -> Limits;
+
+    /// The roofs of the machine for this model: from `folder` if they are kept there, else
+    /// measured, which may take seconds, and kept.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if there is no room to measure in, or the device fails.
+    fn ceilings(&self, folder: Option<&Path>) -> Result<Ceilings, DeviceError>;
 
     /// How it stores what a step moves; decides the budget of each operation.
     fn storage(&self) -> &Storage;

@@ -11,6 +11,7 @@
 //! forgotten recomputation changes tokens, as it would on a real device.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -200,6 +201,11 @@ impl Backend for ModelledDevice {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Its ceilings are given, not measured.
+    fn ceilings(&self, _: Option<&Path>) -> Result<Ceilings, DeviceError> {
+        Ok(self.timing.ceilings.clone())
     }
 
     fn storage(&self) -> &Storage {

@@ -31,7 +31,8 @@ pub enum ModelError {
     },
     /// The path is neither a folder with a `config.json` nor a `.gguf` file.
     #[error(
-        "open model {found:?}: expected shape:NAME, a folder with config.json or a .gguf file, {why}"
+        "open model {found:?}: expected shape:NAME, a folder with config.json or a .gguf file, \
+         {why}"
     )]
     NotAModel {
         /// What was asked for.

@@ -183,7 +183,11 @@ mod tests {
     #[test]
     fn the_first_file_that_knows_the_tokens_decides() {
         let decoder = json!({"7": {"content": "<s>"}, "9": {"content": "</s>"}});
-        let by_text = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "added_tokens_decoder": decoder});
+        let by_text = json!({
+            "bos_token": {"content": "<s>"},
+            "eos_token": "</s>",
+            "added_tokens_decoder": decoder,
+        });
         let null = Value::Null;
         let table = [
             (

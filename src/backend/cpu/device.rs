@@ -1,12 +1,13 @@
 //! The device: what it holds, and the trait's duties.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
 
 use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
 use crate::cost::Storage;
-use crate::event::{Clock, Dtype};
+use crate::event::{Ceilings, Clock, Dtype};
 use crate::model::{Model, Precision, Shape};
 use crate::unit::Bytes;
 
@@ -172,6 +173,10 @@ impl Backend for Cpu {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn ceilings(&self, folder: Option<&Path>) -> Result<Ceilings, DeviceError> {
+        self.roofs(folder)
     }
 
     fn storage(&self) -> &Storage {

@@ -50,7 +50,7 @@ impl Cpu {
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`] if there is no room to measure in.
-    pub fn ceilings(&self, folder: Option<&Path>) -> Result<Ceilings, DeviceError> {
+    pub(super) fn roofs(&self, folder: Option<&Path>) -> Result<Ceilings, DeviceError> {
         let key = format!(
             "ceilings|{}|{}|{}|{}",
             env!("CARGO_PKG_VERSION"),

@@ -200,7 +200,8 @@ mod tests {
         s.store_f16(s.load(x), to);
         s.store(s.load_f16(to), back);
     }
-    dispatch!(fn run_halve(x: &[f32; LANES], to: &mut [f16; LANES], back: &mut [f32; LANES]) = halve);
+    type Lanes = [f32; LANES];
+    dispatch!(fn run_halve(x: &Lanes, to: &mut [f16; LANES], back: &mut Lanes) = halve);
 
     #[test]
     fn exponentials_are_close_and_exact_at_the_ends() {
