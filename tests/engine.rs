@@ -9,7 +9,7 @@ use std::rc::Rc;
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
 use gemba::backend::{DeviceError, Sampling};
 use gemba::cost::Storage;
-use gemba::engine::{Answer, Engine, EngineError, Order, Turn, Verdict, limits};
+use gemba::engine::{Answer, Engine, EngineError, Order, States, Turn, Verdict, limits};
 use gemba::event::{
     Arrival, Ceilings, Clock, DeviceState, Dtype, Fact, Fate, Outcome, Recompute, RequestId,
 };
@@ -76,7 +76,7 @@ fn options() -> Options {
 }
 
 /// Greedy, free, at zero: `prompt` and at most `max_tokens` tokens.
-fn order(id: u64, prompt: Vec<u32>, max_tokens: u32) -> Order {
+fn order(id: u64, prompt: Vec<u32>, max_tokens: u32) -> Order<'static> {
     Order {
         arrival: Arrival {
             request: RequestId(id),
@@ -106,7 +106,7 @@ struct Played {
 fn play(
     options: Options,
     timing: Timing,
-    orders: Vec<Order>,
+    orders: Vec<Order<'static>>,
     cancels: &[(u64, Nanos)],
 ) -> Result<Played, DeviceError> {
     let clock = ManualClock::start();
@@ -114,8 +114,8 @@ fn play(
         ModelledDevice::new(shape(), storage(&options), limits(&options), timing, clock.clone());
     let mut engine = Engine::new(Box::new(device), options, 0, &clock).unwrap();
     let mut recorder: Vec<Fact> = Vec::new();
-    engine.begin(&mut recorder);
-    let mut coming: Vec<Order> = orders;
+    engine.begin(States::new(0), &mut recorder);
+    let mut coming: Vec<Order<'static>> = orders;
     coming.sort_by_key(|order| (order.arrival.at, order.arrival.request));
     let mut cancels: Vec<_> = cancels.to_vec();
     let mut played = Played { facts: Facts::default(), outputs: BTreeMap::new() };
@@ -163,7 +163,7 @@ fn play(
     Ok(played)
 }
 
-fn conversation() -> Vec<Order> {
+fn conversation() -> Vec<Order<'static>> {
     let shared: Vec<u32> = (0..10).collect();
     (0..6)
         .map(|id| {
@@ -256,7 +256,7 @@ fn a_twin_repeats_only_what_was_accepted() {
 #[test]
 fn rows_computed_again_are_counted_to_the_row() {
     // Five requests with one prefix of 10 tokens and the cache off.
-    let orders = || -> Vec<Order> {
+    let orders = || -> Vec<Order<'static>> {
         let prompt = |id: u32| (0..10).chain([40 + id, 30]).collect();
         let at = |id: u64| Nanos(id * 1_000_000_000);
         (0..5)
@@ -379,7 +379,7 @@ prop_compose! {
         prompt in prop::collection::vec(0u32..2, 1..24), max_tokens in 1u32..16,
         at in 0u64..200_000, pause in prop::option::weighted(0.2, (1u32..8, 0u64..100_000)),
         timeout in prop::option::weighted(0.1, 0u64..200_000),
-    ) -> Order {
+    ) -> Order<'static> {
         let mut order = order(0, prompt, max_tokens);
         order.arrival.at = Nanos(at);
         order.deadline = timeout.map(|timeout| Nanos(at + timeout));

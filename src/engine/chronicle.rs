@@ -10,11 +10,45 @@ use crate::model::Shape;
 use crate::schedule::BlockChange;
 use crate::unit::{Bytes, Nanos};
 
+/// The states of one device's scheduler: each said once, and no two at the same nanosecond,
+/// since readers may sort facts of one nanosecond as they like.
+#[derive(Clone, Copy, Debug)]
+pub struct States {
+    device: u16,
+    last: Option<StateChange>,
+}
+
+impl States {
+    /// Nothing is known of `device` yet.
+    #[must_use]
+    pub const fn new(device: u16) -> Self {
+        Self { device, last: None }
+    }
+
+    /// The state now, if one was entered.
+    #[must_use]
+    pub fn now(&self) -> Option<DeviceState> {
+        self.last.map(|change| change.state)
+    }
+
+    /// Says that the device is in `state` from `at` on, unless it already was.
+    pub fn enter(&mut self, state: DeviceState, at: Nanos, recorder: &mut dyn Recorder) {
+        let at = match self.last {
+            Some(before) if before.state == state => return,
+            Some(before) => at.max(before.at + Nanos(1)),
+            None => at,
+        };
+        let change = StateChange { device: self.device, at, state };
+        self.last = Some(change);
+        recorder.record(Fact::State(change));
+    }
+}
+
 /// Turns what the engine does into facts about one device.
 #[derive(Debug)]
 pub(super) struct Chronicle {
     device: u16,
-    state: Option<StateChange>,
+    pub(super) states: States,
     /// When a KV block last changed.
     last_change: Nanos,
     /// When each KV block last changed. Readers may sort facts of the same nanosecond as they
@@ -28,7 +62,7 @@ impl Chronicle {
         let elements = 2 * u64::from(shape.kv_width()) * u64::from(shape.layers);
         Self {
             device,
-            state: None,
+            states: States::new(device),
             last_change: Nanos::ZERO,
             block_changes: vec![None; limits.kv_blocks as usize],
             kv_bytes_per_token: storage.kv.bytes(elements),
@@ -74,23 +108,6 @@ impl Chronicle {
         let tokens = block_tokens;
         let changes: Vec<_> = scratch.map(|block| BlockChange { block, change, tokens }).collect();
         self.blocks(at, &changes, recorder);
-    }
-
-    /// The state now, if one was entered.
-    pub(super) fn state(&self) -> Option<DeviceState> {
-        self.state.map(|change| change.state)
-    }
-
-    /// The scheduler is in `state` from `at` on.
-    pub(super) fn enter(&mut self, state: DeviceState, at: Nanos, recorder: &mut dyn Recorder) {
-        let at = match self.state {
-            Some(before) if before.state == state => return,
-            Some(before) => at.max(before.at + Nanos(1)),
-            None => at,
-        };
-        let change = StateChange { device: self.device, at, state };
-        self.state = Some(change);
-        recorder.record(Fact::State(change));
     }
 
     /// KV blocks changed hands at `at`.

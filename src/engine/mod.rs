@@ -12,5 +12,6 @@ mod inputs;
 mod order;
 mod step;
 
+pub use chronicle::States;
 pub use order::{Answer, Checker, Finished, Order, Verdict};
 pub use step::{Counts, Engine, EngineError, Turn, limits};

@@ -29,17 +29,17 @@ pub trait Checker: std::fmt::Debug {
 }
 
 /// What is said of an answer that came to its end.
-#[derive(Clone, Debug)]
-pub enum Verdict {
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict<'c> {
     /// What the workload says.
     Recorded(Outcome),
     /// [`Outcome::Completed`] or [`Outcome::Malformed`], as the checker finds.
-    Checked(Rc<dyn Checker>),
+    Checked(&'c dyn Checker),
 }
 
 /// A request for the engine.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct Order<'c> {
     /// How it comes.
     pub arrival: Arrival,
     /// Its prompt.
@@ -47,14 +47,14 @@ pub struct Order {
     /// Where its tokens come from.
     pub answer: Answer,
     /// How its answer is judged.
-    pub verdict: Verdict,
+    pub verdict: Verdict<'c>,
     /// When its time is over, if ever.
     pub deadline: Option<Nanos>,
     /// Waits outside in the middle of its answer.
     pub pauses: Vec<Pause>,
 }
 
-impl Order {
+impl Order<'_> {
     /// Whether an identical order would get the identical answer.
     #[must_use]
     pub fn is_deterministic(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::schedule::{
 };
 use crate::unit::Nanos;
 
-use super::chronicle::Chronicle;
+use super::chronicle::{Chronicle, States};
 use super::forward;
 use super::inputs::Inputs;
 use super::order::{Answer, Finished, Order, Verdict};
@@ -78,8 +78,10 @@ pub struct Counts {
     pub completed: u64,
     /// Tokens of prompts that were computed or found in the prefix cache.
     pub prompt_tokens: u64,
-    /// Tokens delivered.
+    /// Tokens of requests that have left.
     pub output_tokens: u64,
+    /// Tokens of answers so far, finished or not.
+    pub output_tokens_sampled: u64,
     /// Steps.
     pub steps: u64,
     /// Launches.
@@ -87,9 +89,9 @@ pub struct Counts {
 }
 
 /// A request inside the engine.
-struct Live {
+struct Live<'c> {
     answer: Answer,
-    verdict: Verdict,
+    verdict: Verdict<'c>,
     output: Vec<u32>,
     first_scheduled: Option<Nanos>,
     first_token: Option<Nanos>,
@@ -107,7 +109,7 @@ pub struct Engine<'c> {
     formulas: Formulas,
     chronicle: Chronicle,
     inputs: Inputs,
-    live: HashMap<RequestId, Live>,
+    live: HashMap<RequestId, Live<'c>>,
     finished: Vec<Finished>,
     counts: Counts,
     operations: Vec<(Op, Budget)>,
@@ -163,17 +165,14 @@ impl<'c> Engine<'c> {
         })
     }
 
-    /// Says the kernels' names and the memory that is held from the beginning.
-    pub fn begin(&mut self, recorder: &mut dyn Recorder) {
+    /// Says the kernels' names and the memory that is held from the beginning. `states` is what
+    /// was said of the device before there was an engine.
+    pub fn begin(&mut self, states: States, recorder: &mut dyn Recorder) {
+        self.chronicle.states = states;
         let memory = self.scheduler.options().memory;
         let scratch = memory.kv_blocks..limits(self.scheduler.options()).kv_blocks;
         let (at, device) = (self.clock.now(), self.backend.description());
         self.chronicle.begin(at, device, memory.block_tokens, scratch, recorder);
-    }
-
-    /// Says that the scheduler is in `state` from now on.
-    pub fn enter(&mut self, state: DeviceState, recorder: &mut dyn Recorder) {
-        self.chronicle.enter(state, self.clock.now(), recorder);
     }
 
     /// The device.
@@ -218,7 +217,7 @@ impl<'c> Engine<'c> {
     }
 
     /// A request comes. It is refused, and has thereby left, if it could never run to its end.
-    pub fn submit(&mut self, order: Order, recorder: &mut dyn Recorder) -> Option<Refusal> {
+    pub fn submit(&mut self, order: Order<'c>, recorder: &mut dyn Recorder) -> Option<Refusal> {
         let deterministic = order.is_deterministic();
         let Order { arrival, prompt, answer, verdict, deadline, pauses } = order;
         let (request, arrived) = (arrival.request, arrival.at);
@@ -243,11 +242,11 @@ impl<'c> Engine<'c> {
             let at = self.clock.now();
             self.leave(request, Outcome::Rejected, 0, at, recorder);
         } else if matches!(
-            self.chronicle.state(),
+            self.chronicle.states.now(),
             None | Some(DeviceState::Empty | DeviceState::External)
         ) {
             // Its work was there from its arrival on, whenever the host woke up to it.
-            self.chronicle.enter(DeviceState::Host, arrived, recorder);
+            self.chronicle.states.enter(DeviceState::Host, arrived, recorder);
         }
         refusal
     }
@@ -278,14 +277,14 @@ impl<'c> Engine<'c> {
                 Idle::Holding => DeviceState::Holding,
                 Idle::Blocked => DeviceState::Blocked,
             };
-            self.chronicle.enter(state, host_start, recorder);
+            self.chronicle.states.enter(state, host_start, recorder);
             return Ok(Turn::Idle { idle, wake: decision.wake });
         }
-        self.chronicle.enter(DeviceState::Host, host_start, recorder);
+        self.chronicle.states.enter(DeviceState::Host, host_start, recorder);
         self.schedule(&decision, host_start);
         let (start, end) = self.run(&decision).inspect_err(|_| {
             // Nothing is known of the time since.
-            self.chronicle.enter(DeviceState::Faulted, host_start, recorder);
+            self.chronicle.states.enter(DeviceState::Faulted, host_start, recorder);
         })?;
         let sampled = self.take_tokens(&decision, end);
         let step = self.step(&decision, host_start, start, end);
@@ -381,6 +380,7 @@ impl<'c> Engine<'c> {
             };
             live.first_token.get_or_insert(at);
             live.output.push(token);
+            self.counts.output_tokens_sampled += 1;
             tokens.push(schedule::Sampled { token, stop });
         }
         tokens
@@ -491,7 +491,7 @@ impl<'c> Engine<'c> {
 }
 
 /// How a scheduled entry samples.
-fn sampling(scheduled: &Scheduled, live: &HashMap<RequestId, Live>) -> Sampling {
+fn sampling(scheduled: &Scheduled, live: &HashMap<RequestId, Live<'_>>) -> Sampling {
     let live = scheduled.request.and_then(|request| live.get(&request));
     match live {
         Some(Live { answer: Answer::Free { sampling, .. }, output, .. }) => {
