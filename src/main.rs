@@ -1,5 +1,5 @@
 //! The `gemba` command.
 
 fn main() -> std::process::ExitCode {
-    gemba::command::run()
+    gemba::command::main()
 }

@@ -3,6 +3,7 @@
 mod account;
 pub mod bench;
 pub mod ledger;
+pub mod run;
 pub mod workload;
 
 use std::io::{IsTerminal, Write};
@@ -23,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a workload on the reference engine, book every cost, write the report
+    Run(Box<run::RunArgs>),
     /// Measure how fast a model runs here
     Bench(bench::BenchArgs),
     /// Print the books of a run
@@ -62,6 +65,19 @@ impl From<workload::WorkloadCommandError> for Failure {
     }
 }
 
+impl From<crate::workload::WorkloadError> for Failure {
+    fn from(error: crate::workload::WorkloadError) -> Self {
+        let hint = error.hint();
+        Self::new(error, hint)
+    }
+}
+
+impl From<crate::model::ModelError> for Failure {
+    fn from(error: crate::model::ModelError) -> Self {
+        Self::new(error, None::<String>)
+    }
+}
+
 impl From<crate::waste::MudaMapError> for Failure {
     fn from(error: crate::waste::MudaMapError) -> Self {
         Self::new(error, None::<String>)
@@ -79,7 +95,7 @@ pub enum Done {
 
 /// Runs the command line of this process.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let arguments = Arguments::parse();
     match dispatch(arguments.command) {
@@ -97,6 +113,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Done, Failure> {
     match command {
+        Command::Run(args) => run::run(&args),
         Command::Bench(args) => {
             bench::run(&args).map_err(|error| Failure::new(error, None::<String>))?;
             Ok(Done::Pass)

@@ -1,0 +1,295 @@
+//! `gemba run`: the main job. Runs a workload, writes the run folder and the report, prints the
+//! books.
+
+mod args;
+mod folder;
+mod progress;
+
+use std::cell::RefCell;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use super::account::{Account, account, write_derived};
+use super::{Done, Failure, print, print_json};
+use crate::backend::cpu::{Cpu, Options as CpuOptions};
+use crate::backend::{Backend, cache_folder};
+use crate::cli::{Paint, render_books};
+use crate::engine::calibrate::kept_calibration;
+use crate::engine::limits;
+use crate::event::{Ceilings, WallClock};
+use crate::model::{self, Model, Precision};
+use crate::report::SummaryJson;
+use crate::session::{
+    self, DeviceSource, Limit, Outcome, Preparation, SessionOptions, Words, World,
+};
+use crate::trace::{
+    DeviceHeader, Header, ModelHeader, RunWriter, Slo, Status, TraceError, WorkloadHeader,
+};
+use crate::unit::Nanos;
+use crate::waste::BooksOptions;
+use crate::workload::Workload;
+
+pub use args::{EngineArgs, OutputArgs, RunArgs, TermArgs, Ui};
+
+/// Pairs of runs that tell what recording costs.
+const OBSERVER_PAIRS: u32 = 8;
+
+/// What a run is going to be.
+struct Plan {
+    model: Model,
+    workload: Workload,
+    options: SessionOptions,
+    cpu: CpuOptions,
+    slo: Slo,
+    folder: PathBuf,
+}
+
+/// Runs a workload, writes its folder and report, and prints the books.
+///
+/// # Errors
+/// [`Failure`] if the workload, the model or a flag does not work, or the run could not begin.
+/// A run that fails underway leaves a readable folder and ends with a failure too.
+pub fn run(args: &RunArgs) -> Result<Done, Failure> {
+    if args.output.ui == Ui::Tui {
+        let hint = "--ui plain shows a progress bar";
+        return Err(Failure::new("open the dashboard: it is not built yet", Some(hint)));
+    }
+    let plan = plan(args)?;
+    // Set by Ctrl-C, by SIGTERM, and by the writer if the disk fails.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| Failure::new(format!("listen for {signal}: {error}"), NO_HINT))?;
+    }
+    let header = begin(args, &plan)?;
+    let writer = RunWriter::create(&plan.folder, &header, Arc::clone(&stop))?;
+    let (outcome, written) = record(args, &plan, header, writer, &stop)?;
+    written?;
+    let account = finish(&plan.folder)?;
+    show(args, &plan.folder, &account)?;
+    if let Some(error) = outcome.failure {
+        let hint = format!("what was recorded until then is in {}", plan.folder.display());
+        return Err(Failure::new(format!("run the workload: {error}"), Some(hint)));
+    }
+    Ok(if account.books.balanced() { Done::Pass } else { Done::Broken })
+}
+
+const NO_HINT: Option<&str> = None;
+
+fn plan(args: &RunArgs) -> Result<Plan, Failure> {
+    let engine = &args.engine;
+    device(&engine.device)?;
+    let workload = args.read.open(&args.workload, args.format)?;
+    let seed = args.read.seed.unwrap_or(workload.seed);
+    let model = model::open(&engine.model, seed)?;
+    let workload = fitted(args, workload, model.shape().context)?;
+    let longest = u32::try_from(workload.max_context_tokens()).unwrap_or(u32::MAX);
+    let switches = engine.options(longest)?;
+    let of_shape = engine.model.starts_with("shape:");
+    let stored = if of_shape { Precision::Q8_0 } else { model.precision() };
+    let cpu = CpuOptions {
+        precision: engine.precision.unwrap_or(stored),
+        kv_precision: engine.kv_precision,
+        limits: limits(&switches),
+        threads: engine.threads.unwrap_or(0),
+    };
+    let pairs = if args.output.no_observer { 0 } else { OBSERVER_PAIRS };
+    let options = SessionOptions {
+        engine: switches,
+        generation: engine.tokens.generation(model.markers().end.clone(), seed),
+        limit: Limit::default(),
+        preparation: Preparation { warm_up: true, observer_pairs: pairs },
+        keep_answers: false,
+    };
+    let folder = match &args.output.output_dir {
+        Some(folder) => folder.clone(),
+        None => folder::next(&workload.name, switches.batching.scheduling.code())?,
+    };
+    Ok(Plan { slo: args.terms.slo(workload.slo)?, model, workload, options, cpu, folder })
+}
+
+/// The workload as it is to be replayed, its lengths scaled to the model's context where they
+/// exceed it.
+fn fitted(args: &RunArgs, workload: Workload, context: u32) -> Result<Workload, Failure> {
+    let mut replay = args.replay.replay()?;
+    let replayed = workload.clone().replayed(&replay)?;
+    if replayed.max_context_tokens() <= context.into() {
+        return Ok(replayed);
+    }
+    if let Some(wanted) = replay.lengths.context_tokens.filter(|wanted| *wanted > context) {
+        let message = format!("set --context: the model holds {context} tokens, found {wanted}");
+        return Err(Failure::new(message, Some("leave --context out to scale to the model")));
+    }
+    replay.lengths.context_tokens = Some(context);
+    Ok(workload.replayed(&replay)?)
+}
+
+fn device(word: &str) -> Result<(), Failure> {
+    match word.split(':').next() {
+        Some("cpu") => Ok(()),
+        Some("cuda") => Err(Failure::new(
+            format!("open device {word}: this version has no CUDA backend"),
+            Some("--device cpu runs on this machine's cores"),
+        )),
+        _ => Err(Failure::new(
+            format!("open device {word}: expected cpu or cuda[:N]"),
+            Some("--device cpu runs on this machine's cores"),
+        )),
+    }
+}
+
+/// The header of the run, as far as it is known before it.
+fn begin(args: &RunArgs, plan: &Plan) -> Result<Header, Failure> {
+    let json = |value| {
+        serde_json::to_value(value)
+            .map_err(|error| Failure::new(format!("encode run.json: {error}"), NO_HINT))
+    };
+    let Plan { model, workload, options, cpu, slo, .. } = plan;
+    let mut engine = json(&options.engine)?;
+    if let Some(fields) = engine.as_object_mut() {
+        let generation = serde_json::to_value(&options.generation).unwrap_or_default();
+        fields.insert("generation".to_owned(), generation);
+        fields.insert("threads".to_owned(), cpu.threads.into());
+    }
+    Ok(Header {
+        model: ModelHeader {
+            name: model.name().to_owned(),
+            sha256: model.fingerprint().sha256.clone(),
+            shape: serde_json::to_value(model.shape()).unwrap_or_default(),
+            precision: cpu.precision.code().to_owned(),
+            kv_precision: cpu.kv_precision.code().to_owned(),
+        },
+        engine,
+        reference_batch: options.engine.batching.max_num_seqs,
+        workload: WorkloadHeader {
+            name: workload.name.clone(),
+            sha256: workload.sha256.clone(),
+            seed: workload.seed,
+            requests: workload.requests.len() as u64,
+            notes: workload.notes.iter().map(ToString::to_string).collect(),
+        },
+        slo: *slo,
+        price: args.terms.price()?,
+        energy: args.terms.energy()?,
+        ..Header::begin()
+    })
+}
+
+/// Runs the session and closes the folder; the second result is how closing went.
+fn record(
+    args: &RunArgs,
+    plan: &Plan,
+    mut header: Header,
+    mut writer: RunWriter,
+    stop: &AtomicBool,
+) -> Result<(Outcome, Result<(), TraceError>), Failure> {
+    let clock = Arc::new(WallClock::start());
+    let machine = folder::machine(plan.cpu.threads);
+    let cache = cache_folder();
+    let ceilings = RefCell::new(Ceilings::default());
+    let source = DeviceSource {
+        load: Box::new(|| {
+            let backend = Cpu::load(&plan.model, plan.cpu, clock.clone())?;
+            Ok(Box::new(backend) as Box<dyn Backend>)
+        }),
+        calibrate: Some(Box::new(|backend| {
+            *ceilings.borrow_mut() = backend.ceilings(cache.as_deref())?;
+            kept_calibration(backend, &machine, cache.as_deref())
+        })),
+    };
+    let words = Words {
+        encode: &|text| plan.model.tokenizer()?.encode(text),
+        decode: &|tokens| plan.model.tokenizer()?.decode(tokens),
+    };
+    // The paired runs record into a folder of their own, so that they pay for the disk too.
+    let scratch_folder = plan.folder.join("observer");
+    let mut scratch = match plan.options.preparation.observer_pairs {
+        0 => None,
+        _ => Some(RunWriter::create(&scratch_folder, &header, Arc::default())?),
+    };
+    let mut bar = progress::Bar::new(args.output.ui);
+    let outcome = session::run(
+        &plan.options,
+        &plan.workload,
+        Some(&words),
+        source,
+        World {
+            clock: &*clock,
+            recorder: &mut writer,
+            scratch: scratch.as_mut().map(|scratch| scratch as &mut dyn crate::event::Recorder),
+            stop,
+            progress: &mut |progress| bar.show(progress),
+        },
+    );
+    bar.finish();
+    drop(scratch);
+    // Only a measurement lay there.
+    let _ = std::fs::remove_dir_all(&scratch_folder);
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            header.status = Status::Failed;
+            header.window.end_ns = crate::event::Clock::now(&*clock);
+            // The error that matters is the session's.
+            let _ = writer.close(&header);
+            return Err(Failure::new(error, NO_HINT));
+        }
+    };
+    end(&mut header, &outcome, ceilings.into_inner());
+    let written = writer.close(&header);
+    Ok((outcome, written))
+}
+
+/// What is known after the run.
+fn end(header: &mut Header, outcome: &Outcome, ceilings: Ceilings) {
+    header.status = outcome.status;
+    header.window = outcome.window;
+    header.kv_bytes_per_token = outcome.kv_bytes_per_token;
+    header.observer = outcome.observer;
+    header.devices = vec![DeviceHeader {
+        id: 0,
+        kind: outcome.device.kind.to_owned(),
+        name: outcome.device.name.clone(),
+        memory_bytes: outcome.device.memory,
+        ceilings,
+        calibration: outcome.calibration.clone(),
+    }];
+    let played = outcome.play_start.saturating_sub(Nanos::ZERO);
+    let note = format!(
+        "The window begins before loading; the workload's time began {} after it.",
+        crate::unit::si_nanos(played)
+    );
+    header.workload.notes.push(note);
+}
+
+/// Books the run and writes what is derived from it.
+fn finish(folder: &Path) -> Result<Account, Failure> {
+    let account = account(folder, &BooksOptions::default())?;
+    write_derived(folder, &account)?;
+    Ok(account)
+}
+
+/// What `gemba run --json` prints.
+#[derive(Serialize)]
+struct RunJson<'a> {
+    run: &'a Path,
+    report: PathBuf,
+    #[serde(flatten)]
+    summary: &'a SummaryJson,
+}
+
+fn show(args: &RunArgs, folder: &Path, account: &Account) -> Result<(), Failure> {
+    let report = folder.join("report.html");
+    if args.output.json {
+        return print_json(&RunJson { run: folder, report, summary: &account.summary });
+    }
+    let paint = Paint::when(std::io::stdout().is_terminal());
+    print(&render_books(&account.report, false, paint))?;
+    print(&format!("\nrun     {}\nreport  {}\n", folder.display(), report.display()))
+}
