@@ -17,6 +17,7 @@ mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::fmt;
 use std::ops::Range;
 
 use super::block::{BLOCK, row_bytes};
@@ -55,6 +56,19 @@ enum Value<'a> {
     Bool(bool),
     String(&'a str),
     Array(Array<'a>),
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(number) => write!(to, "{number}"),
+            Self::Signed(number) => write!(to, "{number}"),
+            Self::Float(number) => write!(to, "{number}"),
+            Self::Bool(value) => write!(to, "{value}"),
+            Self::String(text) => write!(to, "{text:?}"),
+            Self::Array(array) => write!(to, "an array of {}", array.count),
+        }
+    }
 }
 
 /// An array of the metadata, as its bytes; strings were checked to be whole and UTF-8.
@@ -156,7 +170,7 @@ fn parse(bytes: &[u8]) -> Result<Container<'_>, String> {
         None => ALIGNMENT,
         Some(&Value::Unsigned(alignment)) if alignment.is_power_of_two() => alignment,
         Some(other) => {
-            return Err(format!("general.alignment: expected a power of two, found {other:?}"));
+            return Err(format!("general.alignment: expected a power of two, found {other}"));
         }
     };
     let mut described = Vec::new();

@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => {
-                Err(self.malformed(format!("metadata {key}: expected a string, found {other:?}")))
+                Err(self.malformed(format!("metadata {key}: expected a string, found {other}")))
             }
         }
     }
@@ -117,15 +117,7 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong(&self, key: &str, expected: &str) -> ModelError {
-        let found = match self.value(key) {
-            Some(Value::Array(array)) => format!("an array of {}", array.count),
-            Some(Value::String(text)) => format!("{text:?}"),
-            Some(Value::Unsigned(number)) => number.to_string(),
-            Some(Value::Signed(number)) => number.to_string(),
-            Some(Value::Float(number)) => number.to_string(),
-            Some(Value::Bool(value)) => value.to_string(),
-            None => "nothing".to_owned(),
-        };
+        let found = self.value(key).map_or_else(|| "nothing".to_owned(), |value| value.to_string());
         self.malformed(format!("metadata {key}: expected {expected}, found {found}"))
     }
 

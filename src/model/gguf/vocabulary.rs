@@ -75,10 +75,19 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
+    /// The id of the token that marks something.
+    fn id(&self, mark: &str) -> Option<usize> {
+        match self.value(&format!("{mark}_token_id"))? {
+            Value::Unsigned(id) => usize::try_from(id).ok(),
+            _ => None,
+        }
+    }
+
     fn array(&self, key: &str) -> Result<Array<'a>, String> {
         match self.value(key) {
             Some(Value::Array(array)) => Ok(array),
-            other => Err(format!("tokenizer.ggml.{key}: expected an array, found {other:?}")),
+            Some(other) => Err(format!("tokenizer.ggml.{key}: expected an array, found {other}")),
+            None => Err(format!("tokenizer.ggml.{key}: expected an array, found none")),
         }
     }
 
@@ -172,7 +181,9 @@ impl<'a> Vocabulary<'a> {
         let scores = self.array("scores")?.numbers();
         let scores: Vec<f64> = scores.ok_or("tokenizer.ggml.scores: expected numbers")?.collect();
         same_count("scores", tokens.len(), scores.len())?;
+        // llama.cpp's own default is 0.
         let unknown = roles.iter().position(|&role| role == Role::Unknown);
+        let unknown = unknown.or_else(|| self.id("unknown")).unwrap_or(0);
         let merges = merges(&tokens, &roles, &scores)?;
         let prefix = self.flag("add_space_prefix").unwrap_or(true);
         let mut normalizers = vec![];
@@ -194,7 +205,7 @@ impl<'a> Vocabulary<'a> {
             "post_processor": self.begin(&tokens, true),
             "decoder": {"type": "Sequence", "decoders": decoders},
             "model": {
-                "type": "BPE", "unk_token": unknown.map(|id| tokens[id]), "fuse_unk": true,
+                "type": "BPE", "unk_token": tokens.get(unknown), "fuse_unk": true,
                 "byte_fallback": roles.contains(&Role::Byte), "ignore_merges": false,
                 "vocab": vocab(&tokens)?, "merges": merges,
             },
@@ -204,10 +215,7 @@ impl<'a> Vocabulary<'a> {
     /// What puts the begin token before a text, if it is wanted; `default` where the file does
     /// not say.
     fn begin(&self, tokens: &[&str], default: bool) -> Json {
-        let id = match self.value("bos_token_id") {
-            Some(Value::Unsigned(id)) => usize::try_from(id).ok(),
-            _ => None,
-        };
+        let id = self.id("bos");
         let wanted = self.flag("add_bos_token").unwrap_or(default);
         let Some((id, token)) = id.filter(|_| wanted).and_then(|id| Some((id, tokens.get(id)?)))
         else {
