@@ -3,6 +3,7 @@
 mod account;
 pub mod bench;
 pub mod ledger;
+pub mod model;
 pub mod run;
 pub mod workload;
 
@@ -30,6 +31,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the books of a run
     Ledger(ledger::LedgerArgs),
+    /// Look at models
+    Model(model::ModelArgs),
     /// Look at, make or convert workloads
     Workload(workload::WorkloadArgs),
 }
@@ -74,7 +77,15 @@ impl From<crate::workload::WorkloadError> for Failure {
 
 impl From<crate::model::ModelError> for Failure {
     fn from(error: crate::model::ModelError) -> Self {
-        Self::new(error, None::<String>)
+        let hint = error.hint();
+        Self::new(error, hint)
+    }
+}
+
+impl From<model::ModelCommandError> for Failure {
+    fn from(error: model::ModelCommandError) -> Self {
+        let hint = error.hint();
+        Self::new(error, hint)
     }
 }
 
@@ -119,6 +130,10 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
             Ok(Done::Pass)
         }
         Command::Ledger(args) => ledger::run(&args),
+        Command::Model(args) => {
+            model::run(&args, &mut std::io::stdout())?;
+            Ok(Done::Pass)
+        }
         Command::Workload(args) => {
             workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;
             Ok(Done::Pass)

@@ -129,3 +129,30 @@ pub enum ModelError {
         what: String,
     },
 }
+
+impl ModelError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::UnknownShape { .. } | Self::NotAModel { .. } => {
+                "`gemba model show shape:tinyllama-1.1b` shows a shape with random weights"
+            }
+            Self::TensorType { .. } => {
+                "use the model's safetensors, or a GGUF of pure q8_0 or q4_0 \
+                 (llama-quantize --pure)"
+            }
+            Self::NoTokenizer { .. } => "prompts that are lengths or token ids need no tokenizer",
+            Self::Io { .. }
+            | Self::Malformed { .. }
+            | Self::UnknownArchitecture { .. }
+            | Self::Unsupported { .. }
+            | Self::MissingTensor { .. }
+            | Self::UnknownTensor { .. }
+            | Self::TensorDimensions { .. }
+            | Self::NoSuchTensor { .. }
+            | Self::Tokenizer { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

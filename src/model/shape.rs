@@ -16,6 +16,19 @@ pub enum Family {
     Qwen3,
 }
 
+impl Family {
+    /// The word in `run.json` and reports.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+}
+
 /// How weights are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -248,8 +261,22 @@ impl Shape {
         ends.into_iter().chain(head).chain(layers)
     }
 
+    /// Whether every matrix can be kept in `precision`: the block formats need rows of whole
+    /// blocks of 32.
+    #[must_use]
+    pub const fn suits(&self, precision: Precision) -> bool {
+        match precision {
+            Precision::F32 | Precision::Bf16 | Precision::F16 => true,
+            Precision::Q8_0 | Precision::Q4_0 => {
+                self.hidden.is_multiple_of(32)
+                    && self.ffn.is_multiple_of(32)
+                    && self.q_width().is_multiple_of(32)
+            }
+        }
+    }
+
     /// Bytes of all weights with the matrices in `precision` and norms and biases in f32. A
-    /// tied head counts once.
+    /// tied head counts once. The shape must suit the precision.
     #[must_use]
     pub fn weight_bytes(&self, precision: Precision) -> u64 {
         self.tensors()
