@@ -55,21 +55,25 @@ fn vectors(name: &str) -> Vectors {
     }
 }
 
-/// The largest and the typical difference of logits.
+/// The largest and the typical difference of logits, over their typical size.
 fn differences(found: &[Vec<f32>], expected: &[f32]) -> (f32, f32) {
     let found = found.concat();
     assert_eq!(found.len(), expected.len());
-    let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
-    let largest = differences.clone().fold(0.0, f32::max);
-    let squares: f32 = differences.map(|difference| difference * difference).sum();
-    (largest, (squares / expected.len() as f32).sqrt())
+    let typical = |values: &[f32]| {
+        (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt()
+    };
+    let differences: Vec<f32> =
+        found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).collect();
+    let size = typical(expected);
+    let largest = differences.iter().copied().fold(0.0, f32::max);
+    (largest / size, typical(&differences) / size)
 }
 
-/// Precision and the largest and the typical difference it may make, of logits of size one.
+/// Precision, and the largest and the typical difference it may make.
 const TOLERANCES: [(Precision, f32, f32); 5] = [
-    (Precision::F32, 5e-5, 5e-6),
-    (Precision::F16, 5e-2, 5e-3),
-    (Precision::Bf16, 2e-1, 4e-2),
+    (Precision::F32, 2e-5, 3e-6),
+    (Precision::F16, 1e-2, 2e-3),
+    (Precision::Bf16, 1e-1, 2e-2),
     (Precision::Q8_0, 4e-1, 6e-2),
     (Precision::Q4_0, 3.0, 6e-1),
 ];
