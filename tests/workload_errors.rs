@@ -4,6 +4,8 @@
 //! `.as-FORMAT.` in a file's name opens it as with `--format FORMAT`; `-without-tokenizer`
 //! opens it without one. `GEMBA_BLESS=1` writes the messages; a missing one is a failure.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the folder is the test's own")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

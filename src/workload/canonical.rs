@@ -299,11 +299,23 @@ mod tests {
 
     #[test]
     fn everything_comes_back() {
-        let text = r#"{"gemba_workload":1,"name":"n","seed":9,"block_tokens":16,"recorded_start_unix_ns":77,"slo":{"ttft_ns":5},"classes":[{"name":"a"},{"name":"b","slo":{"e2el_ns":8},"checker":"json"}],"notes":[{"kind":"lengths","message":"lengths are scaled by 0.5"}]}
-{"arrival_ns":0,"prompt_tokens":20,"output_tokens":2,"class":"b","hash_ids":[1,18446744073709551615]}
-{"arrival_ns":0,"prompt_tokens":3,"output_tokens":2,"class":"a","task":4,"parent":0,"wait_after_parent_ns":6,"attempt":2,"outcome":"malformed","cancel_after_ns":7,"timeout_ns":8,"prompt_ids":[1,2,3],"output_ids":[4,5]}
-{"arrival_ns":9,"prompt_tokens":3,"output_tokens":0,"class":"a","outcome":"failed","text":"a\nb"}
-"#;
+        let text = concat!(
+            r#"{"gemba_workload":1,"name":"n","seed":9,"block_tokens":16,"#,
+            r#""recorded_start_unix_ns":77,"slo":{"ttft_ns":5},"classes":[{"name":"a"},"#,
+            r#"{"name":"b","slo":{"e2el_ns":8},"checker":"json"}],"#,
+            r#""notes":[{"kind":"lengths","message":"lengths are scaled by 0.5"}]}"#,
+            "\n",
+            r#"{"arrival_ns":0,"prompt_tokens":20,"output_tokens":2,"class":"b","#,
+            r#""hash_ids":[1,18446744073709551615]}"#,
+            "\n",
+            r#"{"arrival_ns":0,"prompt_tokens":3,"output_tokens":2,"class":"a","task":4,"#,
+            r#""parent":0,"wait_after_parent_ns":6,"attempt":2,"outcome":"malformed","#,
+            r#""cancel_after_ns":7,"timeout_ns":8,"prompt_ids":[1,2,3],"output_ids":[4,5]}"#,
+            "\n",
+            r#"{"arrival_ns":9,"prompt_tokens":3,"output_tokens":0,"class":"a","#,
+            r#""outcome":"failed","text":"a\nb"}"#,
+            "\n",
+        );
         let workload = opened(text.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(written(&workload)).unwrap(), text);
         assert_eq!(workload.slo_of(&workload.requests[0]).e2el, Some(Nanos(8)));

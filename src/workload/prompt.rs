@@ -177,7 +177,8 @@ mod tests {
     fn rows(rows: &[(u32, &[u64])]) -> Workload {
         let line = |(tokens, ids): &(u32, &[u64])| {
             format!(
-                "{{\"timestamp\":0,\"input_length\":{tokens},\"output_length\":9,\"hash_ids\":{ids:?}}}\n"
+                "{{\"timestamp\":0,\"input_length\":{tokens},\"output_length\":9,\
+                 \"hash_ids\":{ids:?}}}\n"
             )
         };
         mooncake(&rows.iter().map(line).collect::<String>())

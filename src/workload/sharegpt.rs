@@ -1,4 +1,5 @@
-//! ShareGPT conversations: one JSON array of `{"conversations": [{"from": …, "value": …}, …]}`.
+//! ShareGPT conversations: one JSON array of
+//! `{"conversations": [{"from": …, "value": …}, …]}`.
 //!
 //! As vLLM's loader does, the first turn is the prompt and the second the answer, and
 //! conversations with fewer turns are left out (counted). Lengths need a tokenizer, which the
