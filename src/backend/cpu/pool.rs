@@ -6,9 +6,10 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ pub enum PoolError {
 /// What every worker runs: its own index and the number of workers.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
+/// What every worker runs: its own index and its chunks.
+type SharedTask<'a> = dyn Fn(usize, Chunks<'_>) + Sync + 'a;
+
 /// How long a worker looks for the next task before it parks. Longer than what lies between two
 /// operations of a step, and than what lies between two steps of a busy engine.
 const SPIN: Duration = Duration::from_micros(200);
@@ -46,6 +50,8 @@ pub struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// One fork at a time, whoever asks.
     turn: Mutex<()>,
+    /// One per worker; in use while [`Pool::share`] runs.
+    shares: Vec<Share>,
 }
 
 struct Shared {
@@ -96,7 +102,8 @@ impl Pool {
             panic: Mutex::new(None),
         });
         // Made first, so that its drop joins the threads already started if one fails.
-        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()) };
+        let shares = (0..workers).map(|_| Share::of(0..0)).collect();
+        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()), shares };
         for worker in 1..workers {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
@@ -125,6 +132,34 @@ impl Pool {
             return;
         }
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fork(task, turn);
+    }
+
+    /// Cuts `0..items` into one range per worker and runs `task(worker, chunks)` on every
+    /// worker: `chunks` gives what is to be done, at most `chunk` items at a time, first of the
+    /// worker's own range in order and then of the ends of others' ranges. So a worker walks
+    /// through memory in one direction, and none waits for one that has been held up.
+    ///
+    /// # Panics
+    /// As [`Pool::run`], and if there are more than `u32::MAX` items.
+    pub fn share(&self, items: usize, chunk: usize, task: &SharedTask<'_>) {
+        assert!(u32::try_from(items).is_ok(), "{items} items");
+        let chunk = chunk.max(1);
+        if self.shared.workers == 1 || INSIDE.get() {
+            let shares = [Share::of(0..items)];
+            task(0, Chunks { shares: &shares, worker: 0, chunk });
+            return;
+        }
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = self.shared.workers;
+        for (worker, share) in self.shares.iter().enumerate() {
+            share.set(items * worker / workers..items * (worker + 1) / workers);
+        }
+        let task = |worker, _| task(worker, Chunks { shares: &self.shares, worker, chunk });
+        self.fork(&task, turn);
+    }
+
+    fn fork(&self, task: &Task<'_>, turn: MutexGuard<'_, ()>) {
         self.shared.start(task, &self.threads);
         INSIDE.set(true);
         let mine = catch_unwind(AssertUnwindSafe(|| task(0, self.shared.workers)));
@@ -236,6 +271,63 @@ impl Shared {
     }
 }
 
+/// What is left of a worker's range, on a cache line of its own.
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn of(range: Range<usize>) -> Self {
+        let share = Self(AtomicU64::new(0));
+        share.set(range);
+        share
+    }
+
+    fn set(&self, range: Range<usize>) {
+        // The fork that follows makes it visible.
+        self.0.store((range.start as u64) << 32 | range.end as u64, Ordering::Relaxed);
+    }
+
+    /// Takes at most `chunk` items of the beginning, or of the end.
+    fn take(&self, chunk: usize, from_end: bool) -> Option<Range<usize>> {
+        let mut left = self.0.load(Ordering::Relaxed);
+        loop {
+            let (start, end) = ((left >> 32) as usize, (left & u64::from(u32::MAX)) as usize);
+            if start >= end {
+                return None;
+            }
+            let taken = chunk.min(end - start);
+            let (range, rest) = if from_end {
+                (end - taken..end, (start, end - taken))
+            } else {
+                (start..start + taken, (start + taken, end))
+            };
+            let rest = (rest.0 as u64) << 32 | rest.1 as u64;
+            match self.0.compare_exchange_weak(left, rest, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(range),
+                Err(now) => left = now,
+            }
+        }
+    }
+}
+
+/// What a worker of [`Pool::share`] is to do.
+pub struct Chunks<'a> {
+    shares: &'a [Share],
+    worker: usize,
+    chunk: usize,
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.shares[self.worker].take(self.chunk, false).or_else(|| {
+            let others = self.shares[self.worker + 1..].iter().chain(&self.shares[..self.worker]);
+            others.into_iter().find_map(|share| share.take(self.chunk, true))
+        })
+    }
+}
+
 /// Looks until `done`, for a while; whether it became so.
 fn spin(done: impl Fn() -> bool) -> bool {
     let mut began = None;
@@ -278,6 +370,44 @@ mod tests {
                 assert_eq!(count.load(Ordering::Relaxed), 500);
             }
         }
+    }
+
+    #[test]
+    fn every_item_is_shared_out_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for (items, chunk) in [(0, 1), (1, 0), (2, 5), (7, 1), (100, 3), (1000, 16)] {
+                let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                pool.share(items, chunk, &|_, chunks| {
+                    for range in chunks {
+                        assert!(range.len() <= chunk.max(1));
+                        for count in &counts[range] {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_done_takes_over_from_who_is_held_up() {
+        let pool = Pool::new(2).unwrap();
+        let done = [const { AtomicUsize::new(0) }; 2];
+        pool.share(10, 1, &|worker, chunks| {
+            for range in chunks {
+                if worker == 1 {
+                    while done[0].load(Ordering::SeqCst) < 9 {
+                        std::hint::spin_loop();
+                    }
+                }
+                done[worker].fetch_add(range.len(), Ordering::SeqCst);
+            }
+        });
+        let [first, second] = done.map(AtomicUsize::into_inner);
+        assert_eq!(first + second, 10);
+        assert!(first >= 9);
     }
 
     #[test]

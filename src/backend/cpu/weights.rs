@@ -4,8 +4,8 @@ use crate::backend::DeviceError;
 use crate::model::{LayerTensor, Model, Precision, Shape, Tensor, TensorId};
 
 use super::linear::{
-    Arrangement, Isa, LinearError, Memory, PackedMatrix, PackedShape, Source, decode, encode,
-    row_bytes,
+    Arena, Arrangement, Isa, LinearError, Memory, PackedMatrix, PackedShape, Source, decode,
+    encode, row_bytes,
 };
 use super::parallel::{Disjoint, for_ranges};
 use super::pool::Pool;
@@ -60,7 +60,7 @@ impl Weights {
         precision: Precision,
     ) -> Result<Self, DeviceError> {
         let shape = model.shape();
-        let packing = Packing { pool, isa, model, precision };
+        let packing = Packing { pool, arena: Arena::new(), isa, model, precision };
         let hidden = shape.hidden as usize;
         let embedding = if shape.tied_embeddings {
             None
@@ -121,6 +121,7 @@ pub(super) fn estimate(shape: &Shape, precision: Precision) -> u64 {
 
 struct Packing<'a> {
     pool: &'a Pool,
+    arena: Arena,
     isa: Isa,
     model: &'a Model,
     precision: Precision,
@@ -191,13 +192,13 @@ impl Packing<'_> {
                 let (tensor, row) = find(row);
                 tensor.row_bytes(row).unwrap_or_default()
             };
-            PackedMatrix::pack(self.pool, self.isa, shape, Source::Stored(&give))
+            PackedMatrix::pack(self.pool, &self.arena, self.isa, shape, Source::Stored(&give))
         } else {
             let fill = |row, weights: &mut [f32]| {
                 let (tensor, row) = find(row);
                 tensor.rows_f32(row..row + 1, weights);
             };
-            PackedMatrix::pack(self.pool, self.isa, shape, Source::F32(&fill))
+            PackedMatrix::pack(self.pool, &self.arena, self.isa, shape, Source::F32(&fill))
         };
         Ok(packed?)
     }

@@ -23,7 +23,7 @@ use crate::unit::Nanos;
 
 use super::Cpu;
 use super::linear::{
-    Activations, Arrangement, Epilogue, Isa, LinearError, PackedMatrix, PackedShape, Source,
+    Activations, Arena, Arrangement, Epilogue, Isa, LinearError, PackedMatrix, PackedShape, Source,
     multiply,
 };
 use super::pool::Pool;
@@ -197,7 +197,7 @@ impl Probe {
                 *weight = ((row * 31 + i * 7) % 17) as f32 / 8.0 - 1.0;
             }
         };
-        let matrix = PackedMatrix::pack(pool, isa, shape, Source::F32(&weight))?;
+        let matrix = PackedMatrix::pack(pool, &Arena::new(), isa, shape, Source::F32(&weight))?;
         let mut activations = Activations::new(isa, precision, Self::ROWS, inputs)?;
         let rows: Vec<f32> =
             (0..Self::ROWS * inputs).map(|i| (i % 13) as f32 / 6.0 - 1.0).collect();

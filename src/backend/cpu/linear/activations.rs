@@ -143,6 +143,11 @@ impl Activations {
         self.isa == isa && self.form == kernel(isa, precision).form && self.inputs == inputs
     }
 
+    /// Bytes of the rows it was last given.
+    pub(super) fn prepared_bytes(&self) -> usize {
+        self.rows * self.inputs.div_ceil(BLOCK) * self.form.record_bytes()
+    }
+
     pub(super) fn tiles(&self) -> Tiles {
         self.tiles
     }

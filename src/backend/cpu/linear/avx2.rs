@@ -22,8 +22,9 @@ const LANES: usize = 8;
 const REGISTER: usize = 32;
 
 pub(super) fn kernel(precision: Precision) -> Kernel {
-    let quants = Kernel { run: q8_0, lanes: LANES, biased: false, form: Form::Q8 };
-    let floats = Kernel { run: f32, lanes: 2 * LANES, biased: false, form: Form::F32 };
+    let prefetch_rows = usize::MAX;
+    let quants = Kernel { run: q8_0, lanes: LANES, biased: false, form: Form::Q8, prefetch_rows };
+    let floats = Kernel { run: f32, lanes: 2 * LANES, form: Form::F32, ..quants };
     match precision {
         Precision::Q8_0 => quants,
         Precision::Q4_0 => Kernel { run: q4_0, ..quants },

@@ -25,13 +25,11 @@ use super::portable::LEAST_MAGNITUDE;
 const LANES: usize = 16;
 /// Bytes of a register, and of a cache line.
 const REGISTER: usize = 64;
-/// How far ahead of its use a line of weights is asked for. The processor's own prefetcher
-/// stops at the end of a page and needs time to start again.
-const AHEAD: usize = 4096;
 
 pub(super) fn kernel(precision: Precision, bf16: bool) -> Kernel {
-    let quants = Kernel { run: q8_0, lanes: LANES, biased: true, form: Form::Q8 };
-    let floats = Kernel { run: f32, lanes: 2 * LANES, biased: false, form: Form::F32 };
+    let quants = Kernel { run: q8_0, lanes: LANES, biased: true, form: Form::Q8, prefetch_rows: 4 };
+    let floats =
+        Kernel { run: f32, lanes: 2 * LANES, biased: false, form: Form::F32, prefetch_rows: 8 };
     match precision {
         Precision::Q8_0 => quants,
         Precision::Q4_0 => Kernel { run: q4_0, ..quants },
@@ -84,12 +82,14 @@ const F32: Weights = 2;
 const F16: Weights = 3;
 const BF16: Weights = 4;
 
-/// Asks for `bytes` bytes of weights [`AHEAD`] of `weights`.
+/// Asks for `bytes` bytes of weights to come into the second-level cache; the first is too small
+/// to hold what is needed later.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch(weights: *const u8, bytes: usize) {
-    for line in 0..bytes / REGISTER {
+    for line in (0..bytes).step_by(REGISTER) {
         // Past the end of the weights nothing happens.
-        _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(AHEAD + line * REGISTER).cast());
+        _mm_prefetch::<_MM_HINT_T1>(weights.wrapping_add(line).cast());
     }
 }
 
@@ -109,11 +109,12 @@ unsafe fn quants<const ROWS: usize, const WEIGHTS: Weights>(tile: &Tile, sums: &
     let block_bytes = if WEIGHTS == Q4 { LANES * BLOCK / 2 } else { LANES * BLOCK };
     let record_bytes = ROWS * Form::Q8.record_bytes();
     let mut totals = [_mm512_setzero_ps(); ROWS];
-    let (mut panel, mut records) = (tile.weights, tile.activations);
+    let (mut panel, mut records, mut ahead) = (tile.weights, tile.activations, tile.ahead);
     // SAFETY: by the caller's duty panel and records are as long as this walks.
     unsafe {
         for _ in 0..tile.blocks / 2 {
-            prefetch(panel, scales_bytes + 2 * block_bytes);
+            prefetch(ahead, 2 * tile.ahead_bytes);
+            ahead = ahead.wrapping_add(2 * tile.ahead_bytes);
             let weights = panel.add(scales_bytes);
             block::<ROWS, WEIGHTS>(weights, panel, records, &mut totals);
             let (weights, scales) = (weights.add(block_bytes), panel.add(scales_bytes / 2));
@@ -147,6 +148,7 @@ unsafe fn block<const ROWS: usize, const WEIGHTS: Weights>(
     let mut dots = [_mm512_setzero_si512(); ROWS];
     // SAFETY: by the caller's duty; offsets stay within the block and its records.
     unsafe {
+        let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
         for (row, dot) in dots.iter_mut().enumerate() {
             *dot = broadcast(record(row).add(start));
         }
@@ -171,7 +173,6 @@ unsafe fn block<const ROWS: usize, const WEIGHTS: Weights>(
                 }
             }
         }
-        let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
         for (row, (total, dot)) in totals.iter_mut().zip(dots).enumerate() {
             let scale = _mm512_castsi512_ps(broadcast(record(row).add(SCALE)));
             let scales = _mm512_mul_ps(scales, scale);
@@ -185,12 +186,13 @@ unsafe fn block<const ROWS: usize, const WEIGHTS: Weights>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 unsafe fn pairs<const ROWS: usize>(tile: &Tile, sums: &mut Sums) {
     let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
-    let (mut panel, mut records) = (tile.weights, tile.activations);
+    let (mut panel, mut records, mut ahead) = (tile.weights, tile.activations, tile.ahead);
     // SAFETY: by the caller's duty panel and records are as long as this walks; the 512 bits
     // of a register are the same whatever their type.
     unsafe {
         for _ in 0..tile.blocks {
-            prefetch(panel, BLOCK * REGISTER);
+            prefetch(ahead, tile.ahead_bytes);
+            ahead = ahead.wrapping_add(tile.ahead_bytes);
             for pair in 0..BLOCK / 2 {
                 let weights = panel.add(pair * 2 * REGISTER);
                 let low: __m512bh = std::mem::transmute(_mm512_loadu_si512(weights.cast()));
@@ -216,11 +218,12 @@ unsafe fn pairs<const ROWS: usize>(tile: &Tile, sums: &mut Sums) {
 unsafe fn floats<const ROWS: usize, const WEIGHTS: Weights>(tile: &Tile, sums: &mut Sums) {
     let block_bytes = if WEIGHTS == F32 { 2 * LANES * BLOCK * 4 } else { 2 * LANES * BLOCK * 2 };
     let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
-    let (mut panel, mut records) = (tile.weights, tile.activations);
+    let (mut panel, mut records, mut ahead) = (tile.weights, tile.activations, tile.ahead);
     // SAFETY: by the caller's duty panel and records are as long as this walks.
     unsafe {
         for _ in 0..tile.blocks {
-            prefetch(panel, block_bytes);
+            prefetch(ahead, tile.ahead_bytes);
+            ahead = ahead.wrapping_add(tile.ahead_bytes);
             for input in 0..BLOCK {
                 let weights = registers::<WEIGHTS>(panel, input);
                 for (row, total) in totals.iter_mut().enumerate() {

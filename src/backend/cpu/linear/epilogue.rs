@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Isa;
 use super::kernel::Sums;
 use super::packed::{Arrangement, PackedShape};
 
@@ -41,6 +42,7 @@ pub(super) struct Sink<'a> {
     width: usize,
     /// Outputs of a panel.
     lanes: usize,
+    isa: Isa,
 }
 
 enum Kind<'a> {
@@ -63,6 +65,7 @@ impl<'a> Sink<'a> {
         rows: usize,
         PackedShape { outputs, arrangement, .. }: PackedShape,
         lanes: usize,
+        isa: Isa,
     ) -> Self {
         let (kind, output) = match epilogue {
             Epilogue::Store { output } => (Kind::Store, output),
@@ -77,7 +80,7 @@ impl<'a> Sink<'a> {
         assert_eq!(paired, arrangement == Arrangement::GateUp, "gate and up need each other");
         let width = if paired { outputs / 2 } else { outputs };
         assert_eq!(output.len(), rows * width, "{rows} rows of {width} outputs");
-        Self { kind, output: output.as_mut_ptr(), width, lanes }
+        Self { kind, output: output.as_mut_ptr(), width, lanes, isa }
     }
 
     /// Takes the sums of some rows with a panel, or with a panel of gate and one of up.
@@ -85,6 +88,36 @@ impl<'a> Sink<'a> {
     /// # Safety
     /// No other thread may write the same rows of the same panel now.
     pub(super) unsafe fn take(&self, sums: [&Sums; 2], rows: Range<usize>, panel: usize) {
+        // SAFETY: the instruction sets are those of the matrix, which packing saw to be there;
+        // the rest is the caller's duty.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Avx512Bf16 => self.take_avx512(sums, rows, panel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => self.take_avx2(sums, rows, panel),
+                _ => self.finish(sums, rows, panel),
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn take_avx512(&self, sums: [&Sums; 2], rows: Range<usize>, panel: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { self.finish(sums, rows, panel) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    unsafe fn take_avx2(&self, sums: [&Sums; 2], rows: Range<usize>, panel: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { self.finish(sums, rows, panel) }
+    }
+
+    /// Made into instructions as wide as its caller's; the values are the same in all of them.
+    #[inline(always)]
+    unsafe fn finish(&self, sums: [&Sums; 2], rows: Range<usize>, panel: usize) {
         let column = panel * self.lanes;
         let taken = self.lanes.min(self.width - column);
         for (index, row) in rows.enumerate() {
@@ -119,12 +152,14 @@ impl<'a> Sink<'a> {
 }
 
 /// `x / (1 + e^-x)`.
+#[inline(always)]
 fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// The exponential to about one unit in the last place, without branches, so that it becomes
 /// vector code; the same value whatever the vectors' width.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     // e^x = 2^n · e^r with n whole and |r| <= ln 2 / 2. Beyond ±87 the result is 0 or infinite
     // to f32, or nearly so; a NaN stays one.

@@ -24,6 +24,10 @@ pub(super) struct Tile {
     /// At least one and at most [`Kernel::rows`].
     pub(super) rows: usize,
     pub(super) blocks: usize,
+    /// Weights that will be needed soon, to be brought near meanwhile.
+    pub(super) ahead: *const u8,
+    /// How many bytes of them per block.
+    pub(super) ahead_bytes: usize,
 }
 
 /// Writes `[tile.rows][lanes]` sums.
@@ -43,6 +47,9 @@ pub(super) struct Kernel {
     pub(super) biased: bool,
     /// What it reads.
     pub(super) form: Form,
+    /// From this many rows on it is better to ask for weights ahead of their use. With fewer,
+    /// all time goes into reading, and the processor's own prefetcher does that better undisturbed.
+    pub(super) prefetch_rows: usize,
 }
 
 /// The most rows of a tile; as many as the sums of fit the registers.

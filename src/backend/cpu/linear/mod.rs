@@ -32,6 +32,7 @@ mod tests;
 pub use activations::Activations;
 pub use epilogue::Epilogue;
 pub use isa::Isa;
+pub use memory::Arena;
 pub(super) use memory::Memory;
 pub use multiply::multiply;
 pub use packed::{Arrangement, PackedMatrix, PackedShape, Source};

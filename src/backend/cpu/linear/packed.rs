@@ -8,7 +8,7 @@ use crate::model::Precision;
 
 use super::kernel::kernel;
 use super::layout::Layout;
-use super::memory::Memory;
+use super::memory::{Arena, Memory};
 use super::quantize::{decode, encode, row_bytes};
 use super::{BLOCK, Isa, LinearError};
 
@@ -55,7 +55,7 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs the rows of `source` on all workers of `pool`. Besides the packed matrix each
+    /// Packs the rows of `source` into memory of `arena` on all workers of `pool`. Besides the packed matrix each
     /// worker holds two rows.
     ///
     /// # Errors
@@ -63,11 +63,12 @@ impl PackedMatrix {
     /// or a stored row is not as long as it must be.
     pub fn pack(
         pool: &Pool,
+        arena: &Arena,
         isa: Isa,
         shape: PackedShape,
         source: Source<'_>,
     ) -> Result<Self, LinearError> {
-        let mut packed = Self::empty(isa, shape)?;
+        let mut packed = Self::empty(arena, isa, shape)?;
         let panel_bytes = packed.layout.panel_bytes();
         let (panels, lanes) = (packed.panels, packed.layout.lanes);
         let layout = packed.layout;
@@ -103,7 +104,7 @@ impl PackedMatrix {
         }
     }
 
-    fn empty(isa: Isa, shape: PackedShape) -> Result<Self, LinearError> {
+    fn empty(arena: &Arena, isa: Isa, shape: PackedShape) -> Result<Self, LinearError> {
         let PackedShape { precision, outputs, inputs, arrangement } = shape;
         if !isa.available() {
             return Err(LinearError::Unavailable { isa });
@@ -122,7 +123,7 @@ impl PackedMatrix {
         let (lanes, biased) = (kernel.lanes, kernel.biased);
         let layout = Layout { precision, lanes, biased, blocks: inputs.div_ceil(BLOCK) };
         let panels = shape.panels(layout.lanes);
-        let memory = Memory::zeroed(panels * layout.panel_bytes())?;
+        let memory = arena.take(panels * layout.panel_bytes())?;
         Ok(Self { isa, shape, layout, panels, memory })
     }
 

@@ -25,7 +25,7 @@ pub(super) fn kernel(precision: Precision) -> Kernel {
         Precision::Q8_0 => (run::<Q8_0>, Form::Q8),
         Precision::Q4_0 => (run::<Q4_0>, Form::Q8),
     };
-    Kernel { run, lanes: LANES, biased: false, form }
+    Kernel { run, lanes: LANES, biased: false, form, prefetch_rows: usize::MAX }
 }
 
 /// One block of one panel and one row.

@@ -28,7 +28,7 @@ fn pack(pool: &Pool, isa: Isa, shape: PackedShape, weights: &[f32]) -> PackedMat
     let fill = |row: usize, out: &mut [f32]| {
         out.copy_from_slice(&weights[row * shape.inputs..(row + 1) * shape.inputs]);
     };
-    PackedMatrix::pack(pool, isa, shape, Source::F32(&fill)).unwrap()
+    PackedMatrix::pack(pool, &Arena::new(), isa, shape, Source::F32(&fill)).unwrap()
 }
 
 fn plain(precision: Precision, outputs: usize, inputs: usize) -> PackedShape {
@@ -152,7 +152,7 @@ proptest! {
         }
         for isa in isas() {
             let give = |row: usize| &stored[row * bytes..(row + 1) * bytes];
-            let matrix = PackedMatrix::pack(&pool, isa, shape, Source::Stored(&give)).unwrap();
+            let matrix = PackedMatrix::pack(&pool, &Arena::new(), isa, shape, Source::Stored(&give)).unwrap();
             let mut row = vec![0.0; inputs];
             for (index, weights) in weights.chunks(inputs).enumerate() {
                 matrix.read_row(index, &mut row);
@@ -246,7 +246,8 @@ fn shapes_that_cannot_be_packed_are_refused() {
     let pool = Pool::new(1).unwrap();
     let fill = |_: usize, out: &mut [f32]| out.fill(0.0);
     let refuse = |shape: PackedShape| {
-        let packed = PackedMatrix::pack(&pool, Isa::Portable, shape, Source::F32(&fill));
+        let packed =
+            PackedMatrix::pack(&pool, &Arena::new(), Isa::Portable, shape, Source::F32(&fill));
         packed.unwrap_err().to_string()
     };
     assert_eq!(
@@ -265,7 +266,8 @@ fn shapes_that_cannot_be_packed_are_refused() {
     let short = [0; 34];
     let give = |row: usize| if row == 2 { &short[1..] } else { &short[..] };
     let shape = plain(Precision::Q8_0, 4, 32);
-    let packed = PackedMatrix::pack(&pool, Isa::Portable, shape, Source::Stored(&give));
+    let packed =
+        PackedMatrix::pack(&pool, &Arena::new(), Isa::Portable, shape, Source::Stored(&give));
     assert_eq!(packed.unwrap_err().to_string(), "pack row 2: expected 34 bytes, found 33");
 }
 
