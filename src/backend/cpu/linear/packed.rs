@@ -55,8 +55,8 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs the rows of `source` into memory of `arena` on all workers of `pool`. Besides the packed matrix each
-    /// worker holds two rows.
+    /// Packs the rows of `source` into memory of `arena` on all workers of `pool`. Besides the
+    /// packed matrix each worker holds two rows.
     ///
     /// # Errors
     /// [`LinearError`] if the shape cannot be packed, the processor lacks `isa`, memory runs out

@@ -152,7 +152,8 @@ proptest! {
         }
         for isa in isas() {
             let give = |row: usize| &stored[row * bytes..(row + 1) * bytes];
-            let matrix = PackedMatrix::pack(&pool, &Arena::new(), isa, shape, Source::Stored(&give)).unwrap();
+            let source = Source::Stored(&give);
+            let matrix = PackedMatrix::pack(&pool, &Arena::new(), isa, shape, source).unwrap();
             let mut row = vec![0.0; inputs];
             for (index, weights) in weights.chunks(inputs).enumerate() {
                 matrix.read_row(index, &mut row);
