@@ -118,13 +118,13 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
 /// exceed it.
 fn fitted(args: &RunArgs, workload: Workload, context: u32) -> Result<Workload, Failure> {
     let mut replay = args.replay.replay()?;
-    let replayed = workload.clone().replayed(&replay)?;
-    if replayed.max_context_tokens() <= context.into() {
-        return Ok(replayed);
-    }
     if let Some(wanted) = replay.lengths.context_tokens.filter(|wanted| *wanted > context) {
         let message = format!("set --context: the model holds {context} tokens, found {wanted}");
         return Err(Failure::new(message, Some("leave --context out to scale to the model")));
+    }
+    let replayed = workload.clone().replayed(&replay)?;
+    if replayed.max_context_tokens() <= context.into() {
+        return Ok(replayed);
     }
     replay.lengths.context_tokens = Some(context);
     Ok(workload.replayed(&replay)?)

@@ -1,0 +1,182 @@
+//! The command itself, as a user meets it: the main job, its folder, interruptions, errors.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The command with a cache of its own, so that a test neither reads nor leaves measurements in
+/// the user's.
+fn gemba(words: &[&str]) -> Command {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+    command.args(words).env("XDG_CACHE_HOME", cache).env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+fn output(words: &[&str]) -> Output {
+    gemba(words).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(words: &[&str]) -> Value {
+    let output = output(words);
+    assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A small run into `folder`.
+fn small_run<'a>(folder: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["run", "steady", "--num-requests", "6", "--speedup", "20", "--no-observer"];
+    [&base[..], &["--output-dir", folder, "--ui", "none"], more].concat()
+}
+
+fn folder(dir: &Path, name: &str) -> String {
+    dir.join(name).display().to_string()
+}
+
+fn files(folder: &str) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_main_job_writes_a_folder_whose_books_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    let said = json(&small_run(&folder, &["--json", "--price-per-hour", "2"]));
+    assert_eq!(said["balanced"], true);
+    assert_eq!(said["status"], "complete");
+    assert_eq!(said["requests"]["completed"], 6);
+    let ledger = json(&["ledger", &folder, "--json"]);
+    assert_eq!(ledger["balanced"], true);
+    for commodity in ledger["commodities"].as_array().unwrap() {
+        assert_eq!(commodity["residual"], 0, "{commodity}");
+        assert!(commodity["unattributed_share"].as_f64().unwrap() <= 0.01, "{commodity}");
+    }
+    let has = |name: &str| assert!(files(&folder).contains(&name.to_owned()), "{name} is missing");
+    ["run.json", "events.log", "summary.json", "report.html"].into_iter().for_each(has);
+    if cfg!(feature = "analysis") {
+        ["requests", "states", "steps", "rows", "launches", "memory", "power", "ledger"]
+            .into_iter()
+            .for_each(|table| has(&format!("{table}.parquet")));
+    }
+    assert!(files(&folder).iter().all(|name| !name.ends_with(".part")));
+}
+
+/// Derived files come back byte for byte.
+#[test]
+fn what_is_derived_can_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    assert!(output(&small_run(&folder, &[])).status.success());
+    let derived: Vec<PathBuf> = ["summary.json", "ledger.parquet"]
+        .into_iter()
+        .map(|name| Path::new(&folder).join(name))
+        .filter(|path| path.exists())
+        .collect();
+    assert!(!derived.is_empty());
+    let before: Vec<Vec<u8>> = derived.iter().map(|path| fs::read(path).unwrap()).collect();
+    derived.iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert!(output(&["ledger", &folder]).status.success());
+    let after: Vec<Vec<u8>> = derived.iter().map(|path| fs::read(path).unwrap()).collect();
+    assert!(before == after, "the derived files differ");
+}
+
+/// Starts a run that would go on for minutes, and waits until it has recorded steps.
+fn long_run(folder: &str) -> Child {
+    let words = ["run", "steady", "--no-observer", "--ui", "none", "--output-dir", folder];
+    let child = gemba(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = Path::new(folder).join("events.log");
+    let began = Instant::now();
+    while fs::metadata(&log).map_or(0, |meta| meta.len()) < 4_000 {
+        assert!(began.elapsed() < Duration::from_secs(120), "the run records nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child
+}
+
+#[test]
+fn a_killed_run_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    let mut child = long_run(&folder);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ledger = json(&["ledger", &folder, "--json"]);
+    assert_eq!(ledger["status"], "truncated");
+    assert_eq!(ledger["balanced"], true);
+}
+
+#[test]
+fn an_interrupted_run_ends_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    let mut child = long_run(&folder);
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(status.success(), "{said}");
+    let ledger = json(&["ledger", &folder, "--json"]);
+    assert_eq!(ledger["status"], "truncated");
+    assert_eq!(ledger["balanced"], true);
+    assert!(Path::new(&folder).join("report.html").exists());
+}
+
+#[test]
+fn a_run_is_never_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    assert!(output(&small_run(&folder, &[])).status.success());
+    let before = files(&folder);
+    let again = output(&small_run(&folder, &[]));
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("it already holds a run"), "{}", text(&again.stderr));
+    assert_eq!(files(&folder), before);
+}
+
+#[test]
+fn what_cannot_be_run_is_said_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    let cases: [(&[&str], &str); 7] = [
+        (&["run", "no-such-workload"], "no-such-workload"),
+        (&["run", "--model", "shape:no-such-model"], "no-such-model"),
+        (&["run", "--model", "no-such-folder"], "no-such-folder"),
+        (&["run", "--device", "cuda"], "this version has no CUDA backend"),
+        (&["run", "--scheduler", "takt"], "takt is a reserved word"),
+        (&["run", "--context", "4096"], "the model holds 256 tokens, found 4096"),
+        (&["run", "--max-num-seqs", "0"], "max_num_seqs"),
+    ];
+    for (words, expected) in cases {
+        let output = output(&[words, &["--output-dir", &folder]].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.starts_with("error: failed to "), "{words:?}: {said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+        assert!(!Path::new(&folder).exists(), "{words:?} left something behind");
+    }
+    let none = output(&["ledger", dir.path().to_str().unwrap()]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("hint: `gemba run` writes such a folder"));
+}
+
+#[test]
+fn every_cause_is_listed() {
+    let said = text(&output(&["ledger", "--causes"]).stdout);
+    for code in ["value.decode", "batch_fill", "padding", "kv_reserved", "oversized_model"] {
+        assert!(said.contains(code), "{code} is not listed");
+    }
+}
