@@ -14,6 +14,7 @@
 mod error;
 mod header;
 mod log;
+mod plausible;
 mod run;
 #[cfg(feature = "analysis")]
 mod tables;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 #[cfg(not(feature = "analysis"))]
 use super::LogReader;
-use super::TraceError;
 use super::header::{Header, SCHEMA, Status};
+use super::{TraceError, plausible};
 use crate::event::{
     Fact, Fate, Finish, KernelId, Launch, Memory, Outcome, Power, Request, RequestId, Row,
     StateChange, Step,
@@ -150,7 +150,7 @@ impl Run {
                 return Err(format!("request {}: finished twice", id.0));
             }
         }
-        self.check_times()?;
+        self.check()?;
         self.states.sort_by_key(|change| (change.device, change.at, change.state));
         self.steps.sort_by_key(|step| (step.device, step.start, step.step));
         self.memory.sort_by_key(|m| (m.device, m.at, m.class, m.block, m.change, m.bytes));
@@ -167,17 +167,26 @@ impl Run {
         Ok(())
     }
 
-    fn check_times(&self) -> Result<(), String> {
+    /// Whether what is small is plausible and in order of time.
+    pub(super) fn check(&self) -> Result<(), String> {
+        plausible::header(&self.header)?;
+        self.states.iter().try_for_each(|change| plausible::time(change.at))?;
+        self.rows.iter().try_for_each(plausible::row)?;
+        self.memory.iter().try_for_each(plausible::memory)?;
+        self.power.iter().try_for_each(plausible::power)?;
         for step in &self.steps {
+            plausible::step(step)?;
             if step.host_start > step.start || step.start > step.end {
                 return Err(format!("step {}: it ends before it starts", step.step.0));
             }
         }
         for request in &self.requests {
-            if let Some(finish) = &request.finish
-                && finish.at < request.arrival.at
-            {
-                return Err(format!("request {}: it ends before it comes", finish.request.0));
+            plausible::time(request.arrival.at)?;
+            if let Some(finish) = &request.finish {
+                plausible::time(finish.at)?;
+                if finish.at < request.arrival.at {
+                    return Err(format!("request {}: it ends before it comes", finish.request.0));
+                }
             }
         }
         Ok(())
@@ -191,7 +200,7 @@ impl Run {
         if launch.end < launch.start {
             return Err(format!("launch at {} ns: it ends before it starts", launch.start.0));
         }
-        Ok(())
+        plausible::launch(launch)
     }
 
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {

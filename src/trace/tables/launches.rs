@@ -8,8 +8,8 @@ use polars::io::parquet::write::BatchedWriter;
 use polars::polars_utils::compression::ZstdLevel;
 use polars::prelude::*;
 
-use super::super::TraceError;
 use super::super::run::{Launches, sorted_names};
+use super::super::{TraceError, plausible};
 use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present};
 use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
 use crate::unit::{Bytes, Nanos, Ops};
@@ -217,7 +217,16 @@ fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceErr
         dtype: dtype[i],
         driver: driver[i],
     };
-    Ok((0..table.frame.height()).map(launch).collect())
+    let checked = |i: usize| {
+        let launch = launch(i);
+        let lies = |what| TraceError::malformed(table.path, what);
+        plausible::launch(&launch).map_err(lies)?;
+        if launch.end < launch.start {
+            return Err(lies(format!("launch at {} ns: it ends before it starts", launch.start.0)));
+        }
+        Ok(launch)
+    };
+    (0..table.frame.height()).map(checked).collect()
 }
 
 /// Gives a table's launches in chunks, the next one being decoded meanwhile.

@@ -31,6 +31,7 @@ pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {
     }
     let mut run = empty(header);
     small::read(folder, &mut run)?;
+    run.check().map_err(|what| TraceError::malformed(folder, what))?;
     let last;
     (run.launches, run.kernels, last) = launches::open(&table)?;
     run.close_window(last);
