@@ -230,7 +230,7 @@ fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceErr
 }
 
 /// Gives a table's launches in chunks, the next one being decoded meanwhile.
-pub(super) fn each_chunk<E: From<TraceError>>(
+pub(in crate::trace) fn each_chunk<E: From<TraceError>>(
     path: &Path,
     rows: u64,
     kernels: &[String],

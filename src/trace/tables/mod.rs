@@ -19,7 +19,7 @@ use crate::event::Launch;
 use crate::unit::Nanos;
 
 pub use launches::TableWriter;
-pub(super) use launches::each_chunk;
+pub(in crate::trace) use launches::each_chunk;
 pub use ledger::{LedgerRow, write_ledger};
 
 /// Reads a folder's tables, making them first if they are missing or older than the log.
