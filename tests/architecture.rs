@@ -27,7 +27,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("waste", &["cost", "event", "ledger", "stat", "trace", "unit"]),
     ("report", &["stat", "unit", "waste"]),
     ("cli", &["report"]),
-    ("html", &["report"]),
+    ("html", &["report", "unit"]),
 ];
 
 /// The roof: composes everything, and nothing knows it.

@@ -116,11 +116,11 @@ fn excerpts_have_their_known_figures() {
         (
             "azure-code.csv",
             Format::Azure,
-            700,
-            124_825_011_000,
-            19_476_713_000,
-            [1_300_697, 3, 1_263, 4_789, 7_436, 7_437],
-            [19_117, 6, 13, 49, 264, 848],
+            1_400,
+            367_134_090_000,
+            49_069_736_000,
+            [2_793_052, 3, 1_377, 5_029, 7_436, 7_437],
+            [38_034, 6, 13, 55, 264, 848],
         ),
         (
             "mooncake-conversation.jsonl",
@@ -220,8 +220,8 @@ fn descriptions_open_with_what_they_provoke() {
 fn the_default_workload() {
     let workload = read(Path::new("default"));
     let summary = Summary::of(&workload);
-    assert_eq!(summary.requests, 700);
-    assert_eq!(summary.span_ns, 31_206_252_750);
+    assert_eq!(summary.requests, 1_400);
+    assert_eq!(summary.span_ns, 30_594_507_500);
     assert!(workload.max_context_tokens() <= 256, "{}", workload.max_context_tokens());
     assert!(summary.output_tokens.p50 * 5 < summary.output_tokens.max);
     assert!(workload.slo.ttft.is_some() && workload.slo.tpot.is_some());

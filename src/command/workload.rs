@@ -395,7 +395,7 @@ mod tests {
         let keys: Vec<_> =
             object["prompt_tokens"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["max", "mean", "min", "p50", "p90", "p99", "sum"]);
-        assert_eq!(object["requests"], 700);
+        assert_eq!(object["requests"], 1_400);
         assert!(talk.contains("note: the file names no shared prefixes"));
     }
 

@@ -1,0 +1,142 @@
+//! The page in a real browser: headless Chromium opens it from a file.
+//!
+//! Where there is no Chromium these tests say so on standard error and prove nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod html_fixture;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use gemba::report::Report;
+
+/// One browser at a time: each takes a core and some hundred megabytes.
+static BROWSER: Mutex<()> = Mutex::new(());
+
+/// Generous: the machine may be busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// What a visit to a page left behind.
+struct Visit {
+    /// The document after its scripts ran.
+    document: String,
+    /// What the page wrote to the console, its errors and its policy's refusals included.
+    console: Vec<String>,
+    /// Addresses that the page, not the browser for itself, asked the network for.
+    requests: Vec<String>,
+}
+
+#[expect(clippy::explicit_write, reason = "eprintln! is swallowed by the test harness")]
+fn chromium() -> Option<String> {
+    let named = std::env::var("GEMBA_CHROMIUM").ok();
+    let known = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let found = named.into_iter().chain(known.map(str::to_owned)).find(|name| {
+        let version = Command::new(name).arg("--version").stderr(Stdio::null()).output();
+        version.is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        let said = "skipped: chromium not found; apt-get install chromium";
+        writeln!(std::io::stderr(), "{said}").unwrap();
+    }
+    found
+}
+
+fn visit(folder: &Path, page: &str) -> Option<Visit> {
+    let chromium = chromium()?;
+    let _alone = BROWSER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let at = |name: &str| folder.join(name);
+    let mut browser = Command::new(chromium)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update"])
+        .args(["--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"])
+        // Lets the probe look into the page; the page's own policy stays in force.
+        .args(["--allow-file-access-from-files", "--disable-web-security"])
+        .args(["--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000"])
+        .arg(format!("--user-data-dir={}", at("profile").display()))
+        .arg(format!("--log-net-log={}", at("net.json").display()))
+        .arg("--dump-dom")
+        .arg(format!("file://{}", at(page).display()))
+        .stdout(fs::File::create(at("document")).unwrap())
+        .stderr(fs::File::create(at("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while browser.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            browser.kill().unwrap();
+            panic!("the browser did not end");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let text = |name| String::from_utf8_lossy(&fs::read(at(name)).unwrap()).into_owned();
+    let log = text("log");
+    let console = log.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned);
+    Some(Visit {
+        document: text("document"),
+        console: console.collect(),
+        requests: requests(&text("net.json")),
+    })
+}
+
+/// Reads Chromium's log of the network. What the browser asks for itself has no origin.
+fn requests(log: &str) -> Vec<String> {
+    let log: serde_json::Value = serde_json::from_str(log).unwrap();
+    let events = log["events"].as_array().unwrap();
+    assert!(!events.is_empty(), "the browser logged nothing");
+    let asked = |event: &serde_json::Value| {
+        let parameters = &event["params"];
+        let initiator = parameters["initiator"].as_str()?;
+        let url = parameters["url"].as_str()?;
+        (initiator != "not an origin").then(|| url.to_owned())
+    };
+    events.iter().filter_map(asked).collect()
+}
+
+fn write(folder: &Path, report: &Report) {
+    let mut page = Vec::new();
+    gemba::html::write_page(report, &mut page).unwrap();
+    fs::write(folder.join("page.html"), page).unwrap();
+}
+
+#[test]
+fn the_page_opens_without_an_error_and_without_a_request() {
+    let folder = tempfile::tempdir().unwrap();
+    for report in [html_fixture::realistic(), html_fixture::hostile::report(), Report::default()] {
+        write(folder.path(), &report);
+        let Some(visit) = visit(folder.path(), "page.html") else { return };
+        assert_eq!(visit.console, Vec::<String>::new());
+        assert_eq!(visit.requests, Vec::<String>::new());
+        assert!(visit.document.contains("<html lang=\"en\" class=\"js\">"), "no script ran");
+        assert!(!visit.document.contains("<img"), "text became markup");
+    }
+}
+
+#[test]
+fn the_page_can_be_worked() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &html_fixture::realistic());
+    fs::write(folder.path().join("probe.html"), include_str!("browser/probe.html")).unwrap();
+    let Some(visit) = visit(folder.path(), "probe.html") else { return };
+    let from = visit.document.find("<pre id=\"said\">").unwrap();
+    let said = visit.document[from..].split("</pre>").next().unwrap();
+    assert!(said.ends_with("done\n"), "the probe did not end: {said}\n{:?}", visit.console);
+    let failed: Vec<&str> = said.lines().filter(|line| line.contains("not ok")).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(said.lines().filter(|line| line.contains("ok ")).count() > 30, "{said}");
+}
+
+#[test]
+fn this_test_sees_what_it_looks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = "<!doctype html><meta charset=utf-8><p>x<img src='http://127.0.0.1:9/x.png'>\
+                <script>nosuch()</script>";
+    fs::write(folder.path().join("page.html"), page).unwrap();
+    let Some(visit) = visit(folder.path(), "page.html") else { return };
+    assert!(visit.console.iter().any(|line| line.contains("nosuch is not defined")));
+    assert!(visit.requests.contains(&"http://127.0.0.1:9/x.png".to_owned()));
+}

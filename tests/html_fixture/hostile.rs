@@ -1,0 +1,125 @@
+//! A report that means harm.
+
+use gemba::report::{
+    CauseRow, GlossaryEntry, KernelRow, LatencyRow, Ledger, MemoryChart, Part, Report, RequestRow,
+    Roofline, Seal, SealRow, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+};
+
+/// What somebody who means harm would call a model.
+pub const TEXT: &str = "</script><img src=x onerror=alert(1)>\"'&\0\u{1b}[31m\u{202e}evil\u{2066}";
+
+/// A report with [`TEXT`] in every place that holds text.
+pub fn report() -> Report {
+    let evil = || TEXT.to_owned();
+    let pairs = || vec![(evil(), evil()); 2];
+    let part = || Part { label: evil(), level: TEXT, share: 0.4, text: evil(), percent: evil() };
+    let cause = CauseRow {
+        code: evil(),
+        muda: TEXT,
+        level: TEXT,
+        share: 0.5,
+        cumulative: 0.5,
+        text: evil(),
+        percent: evil(),
+        basis: evil(),
+        reasons: pairs(),
+        definition: TEXT,
+        formula: TEXT,
+        countermeasure: TEXT,
+    };
+    Report {
+        title: evil(),
+        subtitle: evil(),
+        seal: Seal {
+            balanced: false,
+            status: evil(),
+            ledgers: vec![SealRow {
+                name: evil(),
+                capacity: evil(),
+                posted: evil(),
+                residual: evil(),
+            }],
+            unattributed: evil(),
+            unattributed_within_limit: false,
+        },
+        tiles: vec![Tile { label: evil(), value: evil(), note: evil() }],
+        ledgers: vec![Ledger {
+            commodity: evil(),
+            name: evil(),
+            total: evil(),
+            levels: vec![part(); 3],
+            causes: vec![cause; 2],
+        }],
+        waterfall: vec![WaterfallStep {
+            label: evil(),
+            is_sum: true,
+            from: 0.0,
+            to: 1.0,
+            level: TEXT,
+            text: evil(),
+            note: evil(),
+        }],
+        yamazumi: Yamazumi {
+            bars: vec![YamazumiBar { label: evil(), nanos: [1e6; 3], text: evil() }],
+            takt: Some(1e6),
+            takt_text: evil(),
+            top: 3e6,
+        },
+        latencies: vec![LatencyRow {
+            name: TEXT,
+            definition: TEXT,
+            figures: std::array::from_fn(|_| evil()),
+            count: evil(),
+        }],
+        value_streams: vec![ValueStream {
+            class: evil(),
+            requests: 1,
+            lead: evil(),
+            work_in_process: evil(),
+            parts: vec![part()],
+        }],
+        requests: vec![RequestRow {
+            request: 1,
+            class: evil(),
+            outcome: evil(),
+            tokens: [1, 2, 3],
+            lead: evil(),
+            ttft: evil(),
+            paid: evil(),
+            paid_nanos: 1.0,
+            parts: vec![part()],
+        }],
+        requests_total: 1,
+        kernels: vec![KernelRow {
+            name: evil(),
+            launches: 1,
+            nanos: 1.0,
+            text: evil(),
+            share: 1.0,
+            of_floor: 0.5,
+            bytes_per_s: 1e9,
+            ops_per_s: 1e9,
+            intensity: 1.0,
+            bound: TEXT,
+            texts: std::array::from_fn(|_| evil()),
+        }],
+        roofline: Roofline { read_bytes_per_s: 1e10, ops_per_s: vec![(evil(), 1e11)] },
+        memory: MemoryChart {
+            seconds: vec![0.0, 1.0],
+            series: vec![(evil(), TEXT, vec![1.0, 2.0])],
+            capacity: evil(),
+        },
+        provenance: pairs(),
+        cautions: vec![evil()],
+        method: pairs(),
+        glossary: vec![GlossaryEntry {
+            code: TEXT,
+            muda: TEXT,
+            definition: TEXT,
+            formula: TEXT,
+            countermeasure: TEXT,
+            verified_only: true,
+        }],
+        reproduce: evil(),
+    }
+}
