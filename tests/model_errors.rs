@@ -701,7 +701,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn no_gguf_bytes_bring_the_reader_down((changes, keep) in changes(), vocabulary in any::<bool>()) {
+    fn no_gguf_bytes_bring_the_reader_down(
+        (changes, keep) in changes(),
+        vocabulary in any::<bool>(),
+    ) {
         let mut bytes = if vocabulary {
             vectors("llama-gqa/llama-gqa-q8_0.gguf")
         } else {

@@ -4,6 +4,7 @@ mod account;
 pub mod bench;
 pub mod ledger;
 pub mod model;
+pub mod report;
 pub mod run;
 pub mod workload;
 
@@ -29,6 +30,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure how fast a model runs here
     Bench(bench::BenchArgs),
+    /// Write the HTML report of a run
+    Report(report::ReportArgs),
     /// Print the books of a run
     Ledger(ledger::LedgerArgs),
     /// Look at models
@@ -129,6 +132,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
             bench::run(&args).map_err(|error| Failure::new(error, None::<String>))?;
             Ok(Done::Pass)
         }
+        Command::Report(args) => report::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Model(args) => {
             model::run(&args, &mut std::io::stdout())?;

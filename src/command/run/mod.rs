@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::account::{Account, account, write_derived};
+use super::report::write_page;
 use super::{Done, Failure, print, print_json};
 use crate::backend::cpu::{Cpu, Options as CpuOptions};
 use crate::backend::{Backend, cache_folder};
@@ -272,6 +273,7 @@ fn end(header: &mut Header, outcome: &Outcome, ceilings: Ceilings) {
 fn finish(folder: &Path) -> Result<Account, Failure> {
     let account = account(folder, &BooksOptions::default())?;
     write_derived(folder, &account)?;
+    write_page(&folder.join("report.html"), &account.report)?;
     Ok(account)
 }
 
