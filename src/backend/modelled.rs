@@ -143,9 +143,18 @@ impl ModelledDevice {
         &mut self,
         sequence: &SequenceRows<'_>,
         tokens: &[u32],
-        written: &mut HashSet<usize>,
+        written: &mut HashSet<u32>,
         hashes: &mut Vec<u64>,
     ) -> Result<(), DeviceError> {
+        let block_tokens = self.limits.block_tokens;
+        let end = sequence.context + sequence.rows.len() as u32;
+        let touched =
+            (sequence.context / block_tokens) as usize..end.div_ceil(block_tokens) as usize;
+        for &block in sequence.blocks.get(touched).unwrap_or_default() {
+            if !written.insert(block) {
+                return Err(DeviceError::Limits(format!("KV block {block} is written twice")));
+            }
+        }
         let mut hash = match sequence.context {
             0 => 0,
             context => self.slots[self.slot(sequence, context - 1)?],
@@ -153,9 +162,6 @@ impl ModelledDevice {
         for (position, &token) in (sequence.context..).zip(tokens) {
             hash = mix(hash, token);
             let slot = self.slot(sequence, position)?;
-            if !written.insert(slot) {
-                return Err(DeviceError::Limits(format!("KV slot {slot} is written twice")));
-            }
             self.slots[slot] = hash;
             hashes.push(hash);
         }
@@ -393,7 +399,7 @@ mod tests {
             (2, vec![one(0..1, &[0]), one(0..2, &[1])], 0, "rows 0..2 where 1 comes next"),
             (5, vec![one(0..5, &[0])], 0, "no KV block for position 4"),
             (1, vec![one(0..1, &[8])], 0, "no KV block for position 0"),
-            (2, vec![one(0..1, &[0]), one(1..2, &[0])], 0, "KV slot 0 is written twice"),
+            (2, vec![one(0..1, &[0]), one(1..2, &[0])], 0, "KV block 0 is written twice"),
             (3, vec![one(0..2, &[0]), one(2..3, &[1])], 0, "a sequence of one row behind"),
             (1, vec![one(0..1, &[0])], 1, "rows [1] ask for logits"),
         ] {

@@ -16,7 +16,7 @@ pub(super) struct Inputs {
     pub(super) sampling: Vec<Sampling>,
     /// Per scheduled entry its rows.
     rows: Vec<Range<u32>>,
-    /// One block for each finished slot that keeps running, in order.
+    /// The block that each finished slot writes to.
     scratch: Vec<u32>,
 }
 
@@ -24,11 +24,9 @@ pub(super) struct Inputs {
 const PADDING_TOKEN: u32 = 0;
 
 impl Inputs {
-    /// Buffers for batches whose finished slots write to the blocks `scratch`, each block being
-    /// used by `block_tokens` slots.
-    pub(super) fn new(scratch: Range<u32>, block_tokens: u32) -> Self {
-        let slots = scratch.flat_map(|block| std::iter::repeat_n(block, block_tokens as usize));
-        Self { scratch: slots.collect(), ..Self::default() }
+    /// Buffers for batches whose finished slots write to the blocks `scratch`, one for each.
+    pub(super) fn new(scratch: Range<u32>) -> Self {
+        Self { scratch: scratch.collect(), ..Self::default() }
     }
 
     /// Fills the buffers. `sampling` says how a scheduled entry that samples does so.

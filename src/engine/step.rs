@@ -37,12 +37,13 @@ pub enum EngineError {
 }
 
 /// How large a backend must be built for these switches. Static batches need KV blocks beyond
-/// the pool, one token for each slot: rows of nobody write there.
+/// the pool, one for each slot: rows of nobody write there, and devices let only one sequence of
+/// a step write to a block.
 #[must_use]
 pub fn limits(options: &Options) -> Limits {
     let (batching, memory) = (&options.batching, &options.memory);
     let scratch = match batching.scheduling.is_batched() {
-        true => batching.max_num_seqs.div_ceil(memory.block_tokens.max(1)),
+        true => batching.max_num_seqs,
         false => 0,
     };
     Limits {
@@ -155,7 +156,7 @@ impl<'c> Engine<'c> {
             clock,
             formulas,
             chronicle,
-            inputs: Inputs::new(scratch, options.memory.block_tokens),
+            inputs: Inputs::new(scratch),
             live: HashMap::new(),
             finished: Vec::new(),
             counts: Counts::default(),

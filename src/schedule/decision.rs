@@ -40,7 +40,8 @@ pub struct Admission {
 pub struct Scheduled {
     /// Whose; `None` for the row of a finished batch slot, which attends to itself alone.
     pub request: Option<RequestId>,
-    /// Where the sequence stands among the running ones; meaningless without a request.
+    /// Where the sequence stands among the running ones; without a request, which of the
+    /// finished slots it is.
     pub slot: usize,
     /// Tokens already computed: the position of the first row.
     pub context: u32,

@@ -225,7 +225,7 @@ impl Scheduler {
             decision.scheduled.push(Scheduled {
                 request: None,
                 slot: slot as usize,
-                context: slot % self.options.memory.block_tokens,
+                context: 0,
                 rows: 0,
                 padding: 1,
                 samples: true,
