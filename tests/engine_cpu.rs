@@ -25,6 +25,9 @@ use gemba::workload::{self, Format, RequestSpec, Workload};
 mod facts;
 use facts::Facts;
 
+/// A switch, set.
+type Change<'a> = &'a dyn Fn(&mut Options);
+
 fn checkpoint(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
     open(folder.to_str().unwrap(), 0).unwrap()
@@ -129,7 +132,7 @@ fn greedy_tokens_do_not_depend_on_the_switches() {
         assert_eq!(expected.len(), 7);
         let distinct: std::collections::BTreeSet<_> = expected.values().collect();
         assert_eq!(distinct.len(), 7, "different prompts are answered differently");
-        let switches: [(&str, &dyn Fn(&mut Options)); 9] = [
+        let switches: [(&str, Change<'_>); 9] = [
             ("batches of 2", &|options| options.batching.max_num_seqs = 2),
             ("batches of 6", &|_| ()),
             ("chunks of 7", &|options| options.batching.max_num_batched_tokens = 7),
