@@ -387,6 +387,46 @@ def write_model(name, config, dtype, twins, byte_level, pieces):
         write_gguf(folder / f"{name}-{precision}.gguf", model, config, precision, vocabulary)
 
 
+def write_seeds():
+    """The smallest models there are, as first inputs of the fuzz targets."""
+    folder = HERE.parent.parent / "fuzz" / "seeds"
+    config = transformers.LlamaConfig(**{
+        **COMMON, "vocab_size": 4, "hidden_size": 4, "intermediate_size": 2, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": LLAMA3_ROPE,
+    })
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    randomize(model, 0)
+
+    def pieces(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(["<unk>", "a", "b", "ab"])
+        writer.add_token_scores([0.0, 0.0, 0.0, -1.0])
+        writer.add_token_types([2, 1, 1, 1])
+
+    def byte_level(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_list(["a", "b", "ab", "<end>"])
+        writer.add_token_types([1, 1, 1, 3])
+        writer.add_token_merges(["a b"])
+
+    for target in ["gguf", "safetensors_model"]:
+        (folder / target).mkdir(parents=True, exist_ok=True)
+    write_gguf(folder / "gguf" / "pieces.gguf", model, config, "f32", pieces)
+    write_gguf(folder / "gguf" / "byte_level.gguf", model, config, "f16", byte_level)
+    fields = [
+        "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "vocab_size", "max_position_embeddings", "rope_parameters",
+    ]
+    text = json.dumps({field: getattr(config, field) for field in fields})
+    stored = {key: value.to(torch.bfloat16) for key, value in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.safetensors"
+        save_file(stored, file)
+        seed = text.encode() + b"\0" + file.read_bytes()
+    (folder / "safetensors_model" / "llama").write_bytes(seed)
+
+
 def main():
     torch.set_num_threads(1)
     byte_level, pieces = byte_level_tokenizer(), sentencepiece_model()
@@ -407,6 +447,7 @@ def main():
     ]
     text = json.dumps(cases, ensure_ascii=False, indent=1)
     (HERE / "tokenizer_cases.json").write_text(text + "\n")
+    write_seeds()
     for file in HERE.rglob("*.safetensors"):
         file.chmod(0o644)
 
