@@ -45,7 +45,7 @@ fn header(devices: u16) -> Header {
         .collect();
     header.reference_batch = 4;
     header.slo = Slo { ttft_ns: Some(Nanos(300)), ..Slo::default() };
-    header.price = Some(Price { picodollars_per_device_hour: 2_000_000_000_000_000_000 });
+    header.price = Some(Price { picodollars_per_device_hour: 50_000_000_000_000_000 });
     header.energy = Some(EnergyModel { idle_mw: 70_000, busy_mw: 300_000 });
     header.observer = Some(Observer { pairs: 3, ns_per_launch: 2, ..Observer::default() });
     header

@@ -4,6 +4,7 @@ mod account;
 pub mod bench;
 pub mod ledger;
 pub mod model;
+pub mod planted;
 pub mod report;
 pub mod run;
 pub mod workload;
@@ -36,6 +37,8 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Look at models
     Model(model::ModelArgs),
+    /// Plant known wastes and show that the books find them
+    Planted(planted::PlantedArgs),
     /// Look at, make or convert workloads
     Workload(workload::WorkloadArgs),
 }
@@ -138,6 +141,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
             model::run(&args, &mut std::io::stdout())?;
             Ok(Done::Pass)
         }
+        Command::Planted(args) => planted::run(&args),
         Command::Workload(args) => {
             workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;
             Ok(Done::Pass)

@@ -21,7 +21,7 @@ pub(super) fn split_rows(
         out.push(Row {
             step,
             request: Some(sequence.request),
-            phase: phase(sequence, rows),
+            phase: phase(sequence, start, piece_end - start),
             rows: piece_end - start,
             context_tokens: start,
             cached_tokens: sequence.cached,
@@ -32,8 +32,10 @@ pub(super) fn split_rows(
     }
 }
 
-fn phase(sequence: &Sequence, rows: u32) -> Phase {
-    let fresh = sequence.computed >= sequence.prompt_tokens.max(sequence.high_water);
+/// The phase of the `rows` rows from `position` on. Behind rows that are computed a second time,
+/// the last known token is as fresh as in a step of its own.
+fn phase(sequence: &Sequence, position: u32, rows: u32) -> Phase {
+    let fresh = position >= sequence.prompt_tokens.max(sequence.high_water);
     if rows == 1 && fresh { Phase::Decode } else { Phase::Prefill }
 }
 
@@ -111,11 +113,21 @@ mod tests {
     fn one_new_row_behind_the_prompt_is_a_decode_row() {
         let mut sequence = sequence();
         sequence.tokens.push(7);
-        sequence.computed = 20;
-        assert_eq!(phase(&sequence, 1), Phase::Decode);
+        assert_eq!(phase(&sequence, 20, 1), Phase::Decode);
         sequence.high_water = 21;
-        assert_eq!(phase(&sequence, 1), Phase::Prefill, "computed a second time");
-        sequence.computed = 19;
-        assert_eq!(phase(&sequence, 1), Phase::Prefill, "the last token of the prompt");
+        assert_eq!(phase(&sequence, 20, 1), Phase::Prefill, "computed a second time");
+        assert_eq!(phase(&sequence, 19, 1), Phase::Prefill, "the last token of the prompt");
+    }
+
+    #[test]
+    fn the_new_row_behind_rows_computed_again_is_a_decode_row() {
+        let mut sequence = sequence();
+        sequence.tokens.push(7);
+        sequence.high_water = 20;
+        let mut out = Vec::new();
+        split_rows(&sequence, &Options::default(), StepId(0), (21, true), &mut out);
+        let found: Vec<_> = out.iter().map(|row| (row.phase, row.rows, row.fate)).collect();
+        let again = (Phase::Prefill, 20, Fate::PreemptRecompute);
+        assert_eq!(found, [again, (Phase::Decode, 1, Fate::Open)]);
     }
 }

@@ -29,4 +29,4 @@ pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
 pub use run::{Launches, Run};
 #[cfg(feature = "analysis")]
 pub use tables::{LedgerRow, TableWriter, write_ledger};
-pub use writer::{RunWriter, write_beside};
+pub use writer::{HeaderFile, RunWriter, write_beside};

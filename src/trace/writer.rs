@@ -82,12 +82,10 @@ impl RunWriter {
         &self.folder
     }
 
-    /// Replaces `run.json` while the run goes on, when more is known than at its beginning.
-    ///
-    /// # Errors
-    /// [`TraceError::Io`] if it cannot be written.
-    pub fn update(&self, header: &Header) -> Result<(), TraceError> {
-        write_header(&self.folder, header)
+    /// A handle that can replace `run.json` while the writer records.
+    #[must_use]
+    pub fn header_file(&self) -> HeaderFile {
+        HeaderFile { folder: self.folder.clone() }
     }
 
     /// Writes what is left and the final `run.json`.
@@ -113,6 +111,23 @@ impl RunWriter {
             Some(thread) => thread.join().unwrap_or_else(|_| Err(gone())),
             None => Ok(()),
         }
+    }
+}
+
+/// The `run.json` of a run that is being written.
+#[derive(Clone, Debug)]
+pub struct HeaderFile {
+    folder: PathBuf,
+}
+
+impl HeaderFile {
+    /// Replaces it, when more is known than at the run's beginning: a killed run is read with
+    /// what stands there.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] if it cannot be written.
+    pub fn replace(&self, header: &Header) -> Result<(), TraceError> {
+        write_header(&self.folder, header)
     }
 }
 

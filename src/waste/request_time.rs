@@ -100,10 +100,10 @@ impl Life {
 
     /// Spends `nanos` in a step: on its own rows, or held up by others' prefill.
     fn serve(&mut self, step: &Step, rows: &[&Row], nanos: u64, book: &mut Book<Key>) {
-        let own: u32 = rows.iter().map(|row| row.rows).sum();
         let own_prefill: u32 =
             rows.iter().filter(|row| row.phase == Phase::Prefill).map(|row| row.rows).sum();
-        let decoding = own_prefill < own;
+        // Who computes rows again beside its new one is prefilling, not held up.
+        let decoding = own_prefill == 0;
         let foreign = step.rows_prefill.saturating_sub(own_prefill);
         // A decode row is held up by others' prefill rows in proportion to the step's rows.
         let held = if decoding && step.rows() > 0 {

@@ -353,21 +353,21 @@ mod tests {
             let terms = args.terms.slo(crate::workload::Slo::default()).map(|_| ());
             let price = args.terms.price().map(|_| ());
             let energy = args.terms.energy().map(|_| ());
-            options.and(terms).and(price).and(energy).unwrap_err().message
+            let all = options.and(terms).and(price).and(energy);
+            all.expect_err(&words.join(" ")).message
         };
         for (words, expected) in [
-            (&["--scheduler", "takt"][..], "takt is a reserved word"),
-            (&["--scheduler", "magic"], "found magic"),
-            (&["--max-num-seqs", "0"], "set max_num_seqs: expected at least 1, found 0"),
-            (&["--kv-blocks", "3"], "set kv_blocks: expected at least 16"),
-            (&["--batch-window-ms", "-1"], "set --batch-window-ms: expected 0 to 1e9, found -1"),
-            (&["--goodput", "ttft"], "read --goodput: expected"),
-            (&["--goodput", "ttft:x"], "found ttft:x"),
-            (&["--price-per-hour", "-2"], "set --price-per-hour"),
-            (&["--idle-watts", "9", "--busy-watts", "3"], "found 9 and 3"),
+            (&["--scheduler=takt"][..], "takt is a reserved word"),
+            (&["--scheduler=magic"], "found magic"),
+            (&["--max-num-seqs=0"], "set max_num_seqs: expected at least 1, found 0"),
+            (&["--kv-blocks=3"], "set kv_blocks: expected at least 16"),
+            (&["--batch-window-ms=-1"], "set --batch-window-ms: expected 0 to 1e9, found -1"),
+            (&["--goodput=ttft"], "read --goodput: expected"),
+            (&["--goodput=ttft:x"], "found ttft:x"),
+            (&["--price-per-hour=-2"], "set --price-per-hour"),
+            (&["--idle-watts=9", "--busy-watts=3"], "found 9 and 3"),
         ] {
-            let said = message(&[words[0], &words[1..].join("=")]);
-            let said = if words.len() == 2 { said } else { message(words) };
+            let said = message(words);
             assert!(said.contains(expected), "{words:?}: {said}");
         }
     }

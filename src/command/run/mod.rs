@@ -17,11 +17,11 @@ use super::account::{Account, account, write_derived};
 use super::report::write_page;
 use super::{Done, Failure, print, print_json};
 use crate::backend::cpu::{Cpu, Options as CpuOptions};
-use crate::backend::{Backend, cache_folder};
+use crate::backend::{Backend, Description, cache_folder};
 use crate::cli::{Paint, render_books};
 use crate::engine::calibrate::kept_calibration;
 use crate::engine::limits;
-use crate::event::{Ceilings, WallClock};
+use crate::event::{Calibration, Ceilings, WallClock};
 use crate::model::{self, Model, Precision};
 use crate::report::SummaryJson;
 use crate::session::{
@@ -186,22 +186,28 @@ fn begin(args: &RunArgs, plan: &Plan) -> Result<Header, Failure> {
 fn record(
     args: &RunArgs,
     plan: &Plan,
-    mut header: Header,
+    header: Header,
     mut writer: RunWriter,
     stop: &AtomicBool,
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
     let clock = Arc::new(WallClock::start());
     let machine = folder::machine(plan.cpu.threads);
     let cache = cache_folder();
-    let ceilings = RefCell::new(Ceilings::default());
+    let header_file = writer.header_file();
+    let begun = RefCell::new(header);
     let source = DeviceSource {
         load: Box::new(|| {
             let backend = Cpu::load(&plan.model, plan.cpu, clock.clone())?;
             Ok(Box::new(backend) as Box<dyn Backend>)
         }),
         calibrate: Some(Box::new(|backend| {
-            *ceilings.borrow_mut() = backend.ceilings(cache.as_deref())?;
-            kept_calibration(backend, &machine, cache.as_deref())
+            let ceilings = backend.ceilings(cache.as_deref())?;
+            let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
+            let mut header = begun.borrow_mut();
+            header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
+            // A disk that cannot take this cannot take the facts either, and the writer says so.
+            let _ = header_file.replace(&header);
+            Ok(calibration)
         })),
     };
     let words = Words {
@@ -212,7 +218,7 @@ fn record(
     let scratch_folder = plan.folder.join("observer");
     let mut scratch = match plan.options.preparation.observer_pairs {
         0 => None,
-        _ => Some(RunWriter::create(&scratch_folder, &header, Arc::default())?),
+        _ => Some(RunWriter::create(&scratch_folder, &begun.borrow(), Arc::default())?),
     };
     let mut bar = progress::Bar::new(args.output.ui);
     let outcome = session::run(
@@ -232,6 +238,7 @@ fn record(
     drop(scratch);
     // Only a measurement lay there.
     let _ = std::fs::remove_dir_all(&scratch_folder);
+    let mut header = begun.into_inner();
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -242,25 +249,32 @@ fn record(
             return Err(Failure::new(error, NO_HINT));
         }
     };
-    end(&mut header, &outcome, ceilings.into_inner());
+    end(&mut header, &outcome);
     let written = writer.close(&header);
     Ok((outcome, written))
 }
 
+fn device_header(
+    device: &Description,
+    ceilings: Ceilings,
+    calibration: &[Calibration],
+) -> DeviceHeader {
+    DeviceHeader {
+        id: 0,
+        kind: device.kind.to_owned(),
+        name: device.name.clone(),
+        memory_bytes: device.memory,
+        ceilings,
+        calibration: calibration.to_vec(),
+    }
+}
+
 /// What is known after the run.
-fn end(header: &mut Header, outcome: &Outcome, ceilings: Ceilings) {
+fn end(header: &mut Header, outcome: &Outcome) {
     header.status = outcome.status;
     header.window = outcome.window;
     header.kv_bytes_per_token = outcome.kv_bytes_per_token;
     header.observer = outcome.observer;
-    header.devices = vec![DeviceHeader {
-        id: 0,
-        kind: outcome.device.kind.to_owned(),
-        name: outcome.device.name.clone(),
-        memory_bytes: outcome.device.memory,
-        ceilings,
-        calibration: outcome.calibration.clone(),
-    }];
     let played = outcome.play_start.saturating_sub(Nanos::ZERO);
     let note = format!(
         "The window begins before loading; the workload's time began {} after it.",

@@ -139,8 +139,8 @@ mod tests {
         Launch {
             device: 0,
             stream: 1,
-            step: (i % 3 != 0).then_some(StepId(i / 10)),
-            layer: (i % 2 == 0).then_some(7),
+            step: (!i.is_multiple_of(3)).then_some(StepId(i / 10)),
+            layer: i.is_multiple_of(2).then_some(7),
             kernel: KernelId((i % 3) as u16),
             start: Nanos(10 * i),
             end: Nanos(10 * i + 9),

@@ -16,9 +16,12 @@ use crate::unit::{Bytes, Nanos};
 /// The word for a request that the run ended before.
 const OPEN: &str = "open";
 
+/// Lays a table out.
+type Lay = fn(&Run) -> PolarsResult<Columns>;
+
 /// Writes all small tables.
 pub(super) fn write(folder: &Path, run: &Run) -> Result<(), TraceError> {
-    let tables: [(&str, fn(&Run) -> PolarsResult<Columns>); 6] = [
+    let tables: [(&str, Lay); 6] = [
         ("requests", requests),
         ("states", states),
         ("steps", steps),
