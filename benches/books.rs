@@ -5,6 +5,8 @@
 //! times, and prints the times and the peak of memory. `benches/books/run` does that and runs the
 //! three queries of `benches/books/queries.py` with Python's polars in between.
 
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark says what it found")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

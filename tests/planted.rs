@@ -2,8 +2,6 @@
 //!
 //! `GEMBA_BLESS=1` rewrites `docs/planted.md`; a page that is missing or old is a failure.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::fs;
 use std::path::Path;
 

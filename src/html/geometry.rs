@@ -11,8 +11,10 @@ pub(super) fn length(share: f64) -> String {
     format!("{}%", trimmed(percent, 3))
 }
 
-/// A coordinate with at most `decimals` digits behind the point, and no idle ones.
+/// A coordinate with at most `decimals` digits behind the point, and no idle ones. What is no
+/// number lies at the origin.
 pub(super) fn trimmed(coordinate: f64, decimals: usize) -> String {
+    let coordinate = if coordinate.is_finite() { coordinate } else { 0.0 };
     let text = format!("{coordinate:.decimals$}");
     if !text.contains('.') {
         return text;

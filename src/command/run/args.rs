@@ -360,7 +360,7 @@ mod tests {
             (&["--scheduler=takt"][..], "takt is a reserved word"),
             (&["--scheduler=magic"], "found magic"),
             (&["--max-num-seqs=0"], "set max_num_seqs: expected at least 1, found 0"),
-            (&["--kv-blocks=3"], "set kv_blocks: expected at least 16"),
+            (&["--reserve-kv", "--kv-blocks=3"], "set kv_blocks: expected at least 16"),
             (&["--batch-window-ms=-1"], "set --batch-window-ms: expected 0 to 1e9, found -1"),
             (&["--goodput=ttft"], "read --goodput: expected"),
             (&["--goodput=ttft:x"], "found ttft:x"),
