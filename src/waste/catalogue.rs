@@ -215,7 +215,7 @@ catalogue! {
         "fusion across layers";
     ExcessBytes "excess_bytes" Transportation Waste false
         "Round trips that a fused form would not make: scratch, dequantization, copies."
-        "excess bytes ÷ read bandwidth"
+        "excess bytes ÷ cache bandwidth"
         "fusion";
     HostCopy "host_copy" Transportation Waste false
         "Copies between host and device."
