@@ -19,6 +19,9 @@ const REQUESTS: u64 = 4;
 const STEPS: u64 = 5;
 const END: u64 = 2_000;
 
+/// A step that no run has: an operation of it is outside any step.
+const NO_STEP: StepId = StepId(1_000);
+
 fn header(devices: u16) -> Header {
     let mut header = Header::begin();
     header.window = Window { start_ns: Nanos(0), end_ns: Nanos(END) };
@@ -147,7 +150,7 @@ fn launches() -> impl Strategy<Value = Vec<Fact>> {
             Fact::Launch(Launch {
                 device: 0,
                 stream,
-                step: step.map(StepId),
+                step: step.map(|id| if id < STEPS { StepId(id) } else { NO_STEP }),
                 layer: None,
                 kernel: KernelId(kernel),
                 start: Nanos(at),
@@ -415,8 +418,7 @@ fn shifted(facts: &[Fact]) -> Vec<Fact> {
             ..row
         })),
         Fact::Launch(launch) => Some(Fact::Launch(Launch {
-            // One beyond the steps stays an operation outside any step.
-            step: launch.step.map(|id| StepId(if id.0 < STEPS { id.0 + STEPS } else { 99 })),
+            step: launch.step.map(|id| if id == NO_STEP { id } else { StepId(id.0 + STEPS) }),
             start: later(launch.start),
             end: later(launch.end),
             ..launch
