@@ -16,13 +16,8 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
         ("Effective", ladder.effective, "less host, gaps, slack, excess and empty seats"),
         ("Value", ladder.value, "arithmetic of delivered tokens"),
     ];
-    let losses = [
-        ("No demand", Level::Waste),
-        ("Availability loss", Level::Waste),
-        ("Yield loss", Level::Waste),
-        ("Performance loss", Level::Waste),
-        ("Necessary movement", Level::Necessary),
-    ];
+    let losses =
+        ["No demand", "Availability loss", "Yield loss", "Performance loss", "Necessary movement"];
     let whole = ladder.total.max(1) as f64;
     let place = |amount: i128| amount as f64 / whole;
     let text = |amount: i128| ledgers::amount(Commodity::DeviceTime, amount.unsigned_abs());
@@ -37,14 +32,14 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
             text: text(amount),
             note: note.to_owned(),
         });
-        let Some((next, (label, level))) = sums.get(i + 1).zip(losses.get(i)) else { continue };
+        let Some((next, label)) = sums.get(i + 1).zip(losses.get(i)) else { continue };
         let lost = amount - next.1;
         steps.push(WaterfallStep {
             label: (*label).to_owned(),
             is_sum: false,
             from: place(next.1),
             to: place(amount),
-            level: level.code(),
+            level: prevailing_level(books, i).code(),
             text: text(lost),
             note: largest_causes(books, i),
         });
@@ -75,6 +70,16 @@ fn rung(account: &Account) -> usize {
             _ => 4,
         },
     }
+}
+
+/// The level of most of what is lost at a rung.
+fn prevailing_level(books: &Books, lost_at: usize) -> Level {
+    let lost = |level: Level| {
+        books.sum(Commodity::DeviceTime, |account| {
+            rung(account) == lost_at && books.level(account) == level
+        })
+    };
+    if lost(Level::Necessary) > lost(Level::Waste) { Level::Necessary } else { Level::Waste }
 }
 
 fn largest_causes(books: &Books, lost_at: usize) -> String {
