@@ -194,6 +194,7 @@ fn record_row(writer: &mut RunWriter, step: u64, steps: u64, lane: u64, now: u64
         rows: 1,
         context_tokens: 100 + since as u32,
         cached_tokens: 0,
+        sequence_rows: 1,
         logits_rows: 1,
         fate: if lane == 7 { Fate::Overrun } else { Fate::Open },
     }));

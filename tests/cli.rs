@@ -35,7 +35,7 @@ fn json(words: &[&str]) -> Value {
 
 /// A small run into `folder`.
 fn small_run<'a>(folder: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let base = ["run", "steady", "--num-requests", "6", "--speedup", "20", "--no-observer"];
+    let base = ["run", "steady", "--num-requests", "6", "--speedup", "20", "--observer-pairs", "0"];
     [&base[..], &["--output-dir", folder, "--ui", "none"], more].concat()
 }
 
@@ -95,7 +95,7 @@ fn what_is_derived_can_be_deleted() {
 
 /// Starts a run that would go on for minutes, and waits until it has recorded steps.
 fn long_run(folder: &str) -> Child {
-    let words = ["run", "steady", "--no-observer", "--ui", "none", "--output-dir", folder];
+    let words = ["run", "steady", "--observer-pairs", "0", "--ui", "none", "--output-dir", folder];
     let child = gemba(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let log = Path::new(folder).join("events.log");
     let began = Instant::now();

@@ -125,6 +125,7 @@ fn steps() -> impl Strategy<Value = Vec<Fact>> {
                     rows,
                     context_tokens,
                     cached_tokens: 0,
+                    sequence_rows: rows,
                     logits_rows: rows.min(1),
                     fate,
                 }));
@@ -341,6 +342,7 @@ proptest! {
                 rows: extra,
                 context_tokens: 0,
                 cached_tokens: 0,
+                sequence_rows: 1,
                 logits_rows: extra,
                 fate: Fate::Padding,
             }));

@@ -19,8 +19,9 @@ use gemba::session::{
     self, DeviceSource, FreeTokens, Generation, Progress, SessionError, SessionOptions, Stage,
     Words, World,
 };
-use gemba::trace::{Header, Run, Status};
-use gemba::unit::Nanos;
+use gemba::trace::{DeviceHeader, Header, Run, Status};
+use gemba::unit::{Bytes, Nanos};
+use gemba::waste::{Books, BooksOptions};
 use gemba::workload::{self, Format, RequestSpec, Workload};
 
 #[path = "engine/facts.rs"]
@@ -168,10 +169,29 @@ fn run_watched(
     let outcome = session::run(&setting.options, workload, setting.words.as_ref(), source, world)?;
     assert!(outcome.window.end_ns <= clock.now());
     let checked = Facts::checked(&facts);
+    books_close(&outcome, setting.timing.ceilings.clone(), facts.clone());
+    Ok(Ran { outcome, facts, checked, told })
+}
+
+/// Whatever a session did, its books close and nothing is left without a cause.
+fn books_close(outcome: &session::Outcome, ceilings: Ceilings, facts: Vec<Fact>) {
     let mut header = Header::begin();
     header.window = outcome.window;
-    Run::from_facts(header, facts.clone()).unwrap();
-    Ok(Ran { outcome, facts, checked, told })
+    header.devices = vec![DeviceHeader {
+        id: 0,
+        kind: "modelled".to_owned(),
+        name: String::new(),
+        memory_bytes: Bytes(1 << 30),
+        ceilings,
+        calibration: Vec::new(),
+    }];
+    let run = Run::from_facts(header, facts).unwrap();
+    let books = Books::of(&run, &BooksOptions::default()).unwrap();
+    for commodity in books.commodities() {
+        let balance = books.trial_balance(commodity).unwrap();
+        assert!(balance.balanced(), "{commodity:?}: {balance:?}");
+        assert_eq!(books.unattributed(commodity).part, 0, "{commodity:?}");
+    }
 }
 
 fn states(ran: &Ran) -> Vec<DeviceState> {

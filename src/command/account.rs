@@ -132,14 +132,17 @@ fn observer(header: &Header) -> String {
     };
     let percent = |ppm: i64| format!("{:.2} %", ppm as f64 / 1e4);
     let [low, high] = observer.share_ppm_quartiles;
+    let booked = match observer.ns_per_launch {
+        0 => "which cannot be told from nothing, so nothing is booked".to_owned(),
+        nanos => format!("booked as {nanos} ns per launch"),
+    };
     format!(
         "{} paired runs with and without recording: {} of run time in the median (quartiles {} \
-         to {}), booked as {} ns per launch.",
+         to {}), {booked}.",
         observer.pairs,
         percent(observer.share_ppm),
         percent(low),
         percent(high),
-        observer.ns_per_launch,
     )
 }
 

@@ -112,6 +112,9 @@ pub struct Row {
     pub context_tokens: u32,
     /// Of the context, tokens that came from the prefix cache.
     pub cached_tokens: u32,
+    /// Rows of their sequence in this step, padding behind it included. A sequence of one row
+    /// goes through decode attention, a longer one through prefill attention.
+    pub sequence_rows: u32,
     /// How many of them ask for logits.
     pub logits_rows: u32,
     /// What became of them, as far as the engine knew.

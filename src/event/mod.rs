@@ -29,6 +29,10 @@ use crate::unit::Nanos;
 pub trait Recorder {
     /// Takes one fact. Facts of one device come in order of time.
     fn record(&mut self, fact: Fact);
+
+    /// Returns when everything taken so far has been dealt with: the work that a recorder leaves
+    /// to others is part of what recording costs.
+    fn settle(&mut self) {}
 }
 
 /// Keeps every fact in memory, in the order it came.

@@ -1,19 +1,20 @@
 //! What the scheduler knows of the fate of a sequence's rows when it launches them.
 
+use super::decision::Scheduled;
 use super::options::Options;
 use super::sequence::Sequence;
 use crate::event::{Fate, Phase, Recompute, Row, StepId};
 
-/// Appends the `rows` next rows of `sequence`, cut where their fate changes. The last of them
-/// asks for logits if `samples`.
+/// Appends the rows that `scheduled` gives `sequence`, cut where their fate changes. The last of
+/// them asks for logits if it samples.
 pub(super) fn split_rows(
     sequence: &Sequence,
     options: &Options,
     step: StepId,
-    (rows, samples): (u32, bool),
+    scheduled: &Scheduled,
     out: &mut Vec<Row>,
 ) {
-    let end = sequence.computed + rows;
+    let end = sequence.computed + scheduled.rows;
     let mut start = sequence.computed;
     while start < end {
         let (fate, fate_end) = fate_at(sequence, options, start);
@@ -25,7 +26,8 @@ pub(super) fn split_rows(
             rows: piece_end - start,
             context_tokens: start,
             cached_tokens: sequence.cached,
-            logits_rows: u32::from(samples && piece_end == end),
+            sequence_rows: scheduled.width(),
+            logits_rows: u32::from(scheduled.samples && piece_end == end),
             fate,
         });
         start = piece_end;
@@ -79,9 +81,14 @@ mod tests {
         })
     }
 
+    fn sampling(rows: u32) -> Scheduled {
+        let request = Some(RequestId(3));
+        Scheduled { request, slot: 0, context: 0, rows, padding: 0, samples: true }
+    }
+
     fn split(sequence: &Sequence, rows: u32) -> Vec<(u32, &'static str, u32)> {
         let mut out = Vec::new();
-        split_rows(sequence, &Options::default(), StepId(0), (rows, true), &mut out);
+        split_rows(sequence, &Options::default(), StepId(0), &sampling(rows), &mut out);
         assert_eq!(out.iter().map(|row| row.rows).sum::<u32>(), rows);
         assert_eq!(out.iter().map(|row| row.logits_rows).sum::<u32>(), 1);
         out.iter().map(|row| (row.context_tokens, row.fate.code(), row.rows)).collect()
@@ -125,7 +132,7 @@ mod tests {
         sequence.tokens.push(7);
         sequence.high_water = 20;
         let mut out = Vec::new();
-        split_rows(&sequence, &Options::default(), StepId(0), (21, true), &mut out);
+        split_rows(&sequence, &Options::default(), StepId(0), &sampling(21), &mut out);
         let found: Vec<_> = out.iter().map(|row| (row.phase, row.rows, row.fate)).collect();
         let again = (Phase::Prefill, 20, Fate::PreemptRecompute);
         assert_eq!(found, [again, (Phase::Decode, 1, Fate::Open)]);

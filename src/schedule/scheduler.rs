@@ -237,11 +237,9 @@ impl Scheduler {
     fn lay_out(&self, decision: &mut Decision) {
         decision.scheduled.sort_by_key(|scheduled| scheduled.width() > 1);
         for scheduled in &decision.scheduled {
-            let samples = scheduled.samples;
             if scheduled.request.is_some() {
                 let sequence = &self.running[scheduled.slot];
-                let rows = (scheduled.rows, samples);
-                split_rows(sequence, &self.options, decision.step, rows, &mut decision.rows);
+                split_rows(sequence, &self.options, decision.step, scheduled, &mut decision.rows);
             }
             if scheduled.padding > 0 {
                 decision.rows.push(Row {
@@ -251,7 +249,8 @@ impl Scheduler {
                     rows: scheduled.padding,
                     context_tokens: scheduled.context + scheduled.rows,
                     cached_tokens: 0,
-                    logits_rows: u32::from(samples && scheduled.request.is_none()),
+                    sequence_rows: scheduled.width(),
+                    logits_rows: u32::from(scheduled.samples && scheduled.request.is_none()),
                     fate: Fate::Padding,
                 });
             }

@@ -1,7 +1,10 @@
 //! `run.json`: what ran, on what, how. No environment, command line, host or user name.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use super::TraceError;
 use crate::event::{Calibration, Ceilings};
 use crate::unit::{Bytes, Nanos};
 
@@ -185,6 +188,25 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header that `json` says; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`TraceError::Schema`] if another version wrote it, [`TraceError::Malformed`] if it does
+    /// not say what a header says.
+    pub fn parse(json: &[u8], path: &Path) -> Result<Self, TraceError> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: String,
+        }
+        let malformed = |error: serde_json::Error| TraceError::malformed(path, error.to_string());
+        // The version first: a newer header need not fit this one's fields.
+        let Version { schema: found } = serde_json::from_slice(json).map_err(malformed)?;
+        if found != SCHEMA {
+            return Err(TraceError::Schema { path: path.to_path_buf(), expected: SCHEMA, found });
+        }
+        serde_json::from_slice(json).map_err(malformed)
+    }
+
     /// A header of this version for a run that has just begun.
     #[must_use]
     pub fn begin() -> Self {

@@ -90,7 +90,7 @@ pub(super) fn step(step: &Step) -> Result<(), String> {
 }
 
 pub(super) fn row(row: &Row) -> Result<(), String> {
-    let counts = [row.rows, row.context_tokens, row.logits_rows];
+    let counts = [row.rows, row.context_tokens, row.sequence_rows, row.logits_rows];
     counts.iter().try_for_each(|count| within("a count of rows", (*count).into(), ROWS.into()))
 }
 

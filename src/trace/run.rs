@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 #[cfg(not(feature = "analysis"))]
 use super::LogReader;
-use super::header::{Header, SCHEMA, Status};
+use super::header::{Header, Status};
 use super::{TraceError, plausible};
 use crate::event::{
     Fact, Fate, Finish, KernelId, Launch, Memory, Outcome, Power, Request, RequestId, Row,
@@ -323,23 +323,12 @@ const fn resolve(outcome: Option<Outcome>) -> Fate {
 }
 
 fn read_header(folder: &Path) -> Result<Header, TraceError> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        schema: String,
-    }
     let path = folder.join("run.json");
     if !path.is_file() {
         return Err(TraceError::NotARun { path: folder.to_path_buf() });
     }
     let json = std::fs::read(&path).map_err(TraceError::io("read", &path))?;
-    // The version first: a newer header need not fit this one's fields.
-    let expected_form = |error: serde_json::Error| TraceError::malformed(&path, error.to_string());
-    let version: Version = serde_json::from_slice(&json).map_err(expected_form)?;
-    if version.schema != SCHEMA {
-        let found = version.schema;
-        return Err(TraceError::Schema { path, expected: SCHEMA, found });
-    }
-    serde_json::from_slice(&json).map_err(|error| TraceError::malformed(&path, error.to_string()))
+    Header::parse(&json, &path)
 }
 
 #[cfg(test)]
@@ -381,6 +370,7 @@ mod tests {
             rows: 3,
             context_tokens: 0,
             cached_tokens: 0,
+            sequence_rows: 3,
             logits_rows: 1,
             fate: Fate::Open,
         })

@@ -29,14 +29,21 @@ pub struct RunWriter {
     thread: Option<JoinHandle<Result<(), TraceError>>>,
 }
 
+#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    written: Condvar,
     failed: Arc<AtomicBool>,
 }
 
+#[derive(Default)]
 struct Queue {
     facts: Vec<Fact>,
+    /// Facts have been taken from the queue and are not on the disk yet.
+    writing: bool,
+    /// Somebody waits for what is queued to be written.
+    settling: bool,
     closing: bool,
 }
 
@@ -60,15 +67,16 @@ impl RunWriter {
         let mut file = File::create(&path).map_err(TraceError::io("create", &path))?;
         file.write_all(log::MAGIC).map_err(TraceError::io("write", &path))?;
         write_header(folder, header)?;
-        let queue = Mutex::new(Queue { facts: Vec::new(), closing: false });
-        let shared = Arc::new(Shared { queue, wake: Condvar::new(), failed });
+        let shared = Arc::new(Shared { failed, ..Shared::default() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("gemba-writer".to_owned())
             .spawn(move || {
                 let written = write_until_closed(&theirs, &mut file, &path);
                 if written.is_err() {
+                    let _queue = lock(&theirs);
                     theirs.failed.store(true, Ordering::Release);
+                    theirs.written.notify_all();
                 }
                 written
             })
@@ -139,6 +147,19 @@ impl Recorder for RunWriter {
             self.shared.wake.notify_one();
         }
     }
+
+    fn settle(&mut self) {
+        let mut queue = lock(&self.shared);
+        queue.settling = true;
+        self.shared.wake.notify_one();
+        // A writer that has failed writes no more.
+        let unwritten = |queue: &mut Queue| {
+            let open = queue.writing || !queue.facts.is_empty();
+            open && !self.shared.failed.load(Ordering::Acquire)
+        };
+        let waited = self.shared.written.wait_while(queue, unwritten);
+        waited.unwrap_or_else(PoisonError::into_inner).settling = false;
+    }
 }
 
 impl Drop for RunWriter {
@@ -159,12 +180,16 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
     loop {
         let closing = {
             let queue = lock(shared);
-            let enough = |queue: &mut Queue| !queue.closing && queue.facts.len() < WAKE_AT_FACTS;
+            let wait = |queue: &mut Queue| {
+                let asked = queue.closing || queue.settling && !queue.facts.is_empty();
+                !asked && queue.facts.len() < WAKE_AT_FACTS
+            };
             let (mut queue, _) = shared
                 .wake
-                .wait_timeout_while(queue, FLUSH_EVERY, enough)
+                .wait_timeout_while(queue, FLUSH_EVERY, wait)
                 .unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut queue.facts, &mut facts);
+            queue.writing = true;
             queue.closing
         };
         if !facts.is_empty() {
@@ -174,6 +199,8 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
             file.write_all(&frames).map_err(TraceError::io("write", path))?;
             facts.clear();
         }
+        lock(shared).writing = false;
+        shared.written.notify_all();
         if closing {
             return file.sync_data().map_err(TraceError::io("write", path));
         }
@@ -253,6 +280,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_settled_is_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(dir.path()).unwrap();
+        writer.settle();
+        for at in 0..40_000 {
+            writer.record(state(at));
+        }
+        writer.settle();
+        let mut reader = LogReader::open(&dir.path().join("events.log")).unwrap();
+        let mut facts = Vec::new();
+        while reader.next_frame(&mut facts).unwrap() {}
+        assert_eq!(facts.len(), 40_000);
+    }
+
+    #[test]
     fn a_run_is_never_written_over() {
         let dir = tempfile::tempdir().unwrap();
         drop(create(dir.path()).unwrap());
@@ -265,8 +307,8 @@ mod tests {
     fn a_full_disk_is_said() {
         // /dev/full accepts the open and refuses every write.
         let mut file = File::options().write(true).open("/dev/full").unwrap();
-        let queue = Mutex::new(Queue { facts: vec![state(1)], closing: true });
-        let shared = Shared { queue, wake: Condvar::new(), failed: Arc::default() };
+        let queue = Queue { facts: vec![state(1)], closing: true, ..Queue::default() };
+        let shared = Shared { queue: Mutex::new(queue), ..Shared::default() };
         let error = write_until_closed(&shared, &mut file, Path::new("events.log")).unwrap_err();
         assert!(error.to_string().starts_with("write events.log: No space left"), "{error}");
         assert_eq!(

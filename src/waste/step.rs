@@ -54,39 +54,34 @@ pub(super) struct Payer {
 /// The payers of a step. `rows` are the step's, ordered by request.
 pub(super) fn payers(rows: &[Row]) -> Vec<Payer> {
     let mut payers: Vec<Payer> = Vec::with_capacity(rows.len());
-    for group in rows.chunk_by(|a, b| a.request == b.request) {
-        // A sequence of one row goes through decode attention, whatever its phase.
-        let single =
-            group[0].request.is_none() || group.iter().map(|row| row.rows).sum::<u32>() == 1;
-        for row in group {
-            let amounts = amounts(row, single);
-            let standing = standing(row.phase, row.fate);
-            let request = row.request.map(|id| id.0);
-            let same = |p: &&mut Payer| p.request == request && p.standing == standing;
-            match payers.last_mut().filter(same) {
-                Some(payer) => {
-                    for (sum, amount) in payer.amounts.iter_mut().zip(amounts) {
-                        *sum += amount;
-                    }
+    for row in rows {
+        let amounts = amounts(row);
+        let standing = standing(row.phase, row.fate);
+        let request = row.request.map(|id| id.0);
+        let same = |p: &&mut Payer| p.request == request && p.standing == standing;
+        match payers.last_mut().filter(same) {
+            Some(payer) => {
+                for (sum, amount) in payer.amounts.iter_mut().zip(amounts) {
+                    *sum += amount;
                 }
-                None => payers.push(Payer { request, standing, amounts }),
             }
+            None => payers.push(Payer { request, standing, amounts }),
         }
     }
     payers
 }
 
-fn amounts(row: &Row, single: bool) -> [u64; DRIVERS] {
+fn amounts(row: &Row) -> [u64; DRIVERS] {
     let (rows, context) = (u64::from(row.rows), u64::from(row.context_tokens));
-    // Row i attends to context + i + 1 tokens. Rows without an owner stand alone.
-    let attended = match row.request {
-        None => rows * (context + 1),
-        Some(_) => rows * context + rows * (rows + 1) / 2,
+    let (attention, attended) = match row.sequence_rows {
+        // So many sequences of one row each.
+        0 | 1 => (Driver::KvTokens, rows * (context + 1)),
+        // Row i attends to context + i + 1 tokens.
+        _ => (Driver::QueryContext, rows * context + rows * (rows + 1) / 2),
     };
     let mut amounts = [0; DRIVERS];
     amounts[Driver::Rows as usize] = rows;
     amounts[Driver::Logits as usize] = row.logits_rows.into();
-    let attention = if single { Driver::KvTokens } else { Driver::QueryContext };
     amounts[attention as usize] = attended;
     amounts
 }

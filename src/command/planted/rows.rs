@@ -218,6 +218,7 @@ fn rejected_draft() -> Result<Planting, PlantError> {
             rows: 3,
             context_tokens: 8,
             cached_tokens: 0,
+            sequence_rows: 3,
             logits_rows: 3,
             fate: Fate::Rejected,
         })

@@ -50,9 +50,9 @@ pub struct OutputArgs {
     /// Print one JSON object with the headline figures and the paths
     #[arg(long)]
     pub json: bool,
-    /// Do not measure what recording costs
-    #[arg(long)]
-    pub no_observer: bool,
+    /// Pairs of short runs, recorded and not, that measure what recording costs; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub observer_pairs: u32,
 }
 
 /// What to show while a run goes on.

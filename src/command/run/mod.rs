@@ -36,9 +36,6 @@ use crate::workload::Workload;
 
 pub use args::{EngineArgs, OutputArgs, RunArgs, TermArgs, Ui};
 
-/// Pairs of runs that tell what recording costs.
-const OBSERVER_PAIRS: u32 = 8;
-
 /// What a run is going to be.
 struct Plan {
     model: Model,
@@ -100,12 +97,11 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         limits: limits(&switches),
         threads: engine.threads.unwrap_or(0),
     };
-    let pairs = if args.output.no_observer { 0 } else { OBSERVER_PAIRS };
     let options = SessionOptions {
         engine: switches,
         generation: engine.tokens.generation(model.markers().end.clone(), seed),
         limit: Limit::default(),
-        preparation: Preparation { warm_up: true, observer_pairs: pairs },
+        preparation: Preparation { warm_up: true, observer_pairs: args.output.observer_pairs },
         keep_answers: false,
     };
     let folder = match &args.output.output_dir {

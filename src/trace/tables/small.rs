@@ -211,6 +211,7 @@ fn rows(run: &Run) -> PolarsResult<Columns> {
         .int("rows", all().map(|r| r.rows.into()))
         .int("context_tokens", all().map(|r| r.context_tokens.into()))
         .int("cached_tokens", all().map(|r| r.cached_tokens.into()))
+        .int("sequence_rows", all().map(|r| r.sequence_rows.into()))
         .int("logits_rows", all().map(|r| r.logits_rows.into()))
         .words("fate", &fates, all().map(|r| place(&Fate::ALL, &r.fate)))
 }
@@ -223,6 +224,7 @@ fn read_rows(table: &Table<'_>) -> Result<Vec<Row>, TraceError> {
     let rows: Vec<u32> = table.narrow("rows")?;
     let context_tokens: Vec<u32> = table.narrow("context_tokens")?;
     let cached_tokens: Vec<u32> = table.narrow("cached_tokens")?;
+    let sequence_rows: Vec<u32> = table.narrow("sequence_rows")?;
     let logits_rows: Vec<u32> = table.narrow("logits_rows")?;
     let fate = table.words("fate", Fate::from_code)?;
     let row = |i: usize| Row {
@@ -232,6 +234,7 @@ fn read_rows(table: &Table<'_>) -> Result<Vec<Row>, TraceError> {
         rows: rows[i],
         context_tokens: context_tokens[i],
         cached_tokens: cached_tokens[i],
+        sequence_rows: sequence_rows[i],
         logits_rows: logits_rows[i],
         fate: fate[i],
     };
