@@ -178,7 +178,7 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
     let mut facts = Vec::new();
     let mut frames = Vec::new();
     loop {
-        let closing = {
+        let (closing, held) = {
             let queue = lock(shared);
             let wait = |queue: &mut Queue| {
                 let asked = queue.closing || queue.settling && !queue.facts.is_empty();
@@ -190,7 +190,11 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
                 .unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut queue.facts, &mut facts);
             queue.writing = true;
-            queue.closing
+            // What the engine is still telling of its last step comes with the rest of it, so
+            // that a run that is killed is one of whole steps.
+            let whole = if queue.closing || queue.settling { facts.len() } else { whole(&facts) };
+            let held = facts.split_off(whole);
+            (queue.closing, held)
         };
         if !facts.is_empty() {
             frames.clear();
@@ -199,11 +203,25 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
             file.write_all(&frames).map_err(TraceError::io("write", path))?;
             facts.clear();
         }
-        lock(shared).writing = false;
-        shared.written.notify_all();
+        {
+            let mut queue = lock(shared);
+            queue.facts.splice(0..0, held);
+            queue.writing = false;
+            shared.written.notify_all();
+        }
         if closing {
             return file.sync_data().map_err(TraceError::io("write", path));
         }
+    }
+}
+
+/// How many of the facts come before a step that may have more rows and launches to come.
+fn whole(facts: &[Fact]) -> usize {
+    let told = |fact: &&Fact| matches!(fact, Fact::Row(_) | Fact::Launch(_));
+    let before = facts.len() - facts.iter().rev().take_while(told).count();
+    match before.checked_sub(1).map(|last| &facts[last]) {
+        Some(Fact::Step(_)) => before - 1,
+        _ => facts.len(),
     }
 }
 
@@ -237,7 +255,7 @@ pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
 mod tests {
     use super::super::LogReader;
     use super::*;
-    use crate::event::{DeviceState, StateChange};
+    use crate::event::{DeviceState, Fate, Phase, Row, StateChange, Step, StepId};
     use crate::unit::Nanos;
 
     fn state(at: u64) -> Fact {
@@ -292,6 +310,36 @@ mod tests {
         let mut facts = Vec::new();
         while reader.next_frame(&mut facts).unwrap() {}
         assert_eq!(facts.len(), 40_000);
+    }
+
+    #[test]
+    fn a_step_is_written_when_all_of_it_is_told() {
+        let step = || Fact::Step(Step::default());
+        let row = || {
+            Fact::Row(Row {
+                step: StepId(0),
+                request: None,
+                phase: Phase::Ownerless,
+                rows: 1,
+                context_tokens: 0,
+                cached_tokens: 0,
+                sequence_rows: 1,
+                logits_rows: 0,
+                fate: Fate::Padding,
+            })
+        };
+        let cases = [
+            (vec![], 0),
+            (vec![state(1)], 1),
+            (vec![state(1), step()], 1),
+            (vec![state(1), step(), row(), row()], 1),
+            (vec![step(), row(), state(2)], 3),
+            (vec![step(), row(), step()], 2),
+            (vec![row(), row()], 2),
+        ];
+        for (facts, expected) in cases {
+            assert_eq!(whole(&facts), expected, "{facts:?}");
+        }
     }
 
     #[test]

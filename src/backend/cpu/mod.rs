@@ -21,4 +21,5 @@ mod simd;
 mod step;
 mod weights;
 
+pub use ceilings::ReadProbe;
 pub use device::{Cpu, Options};

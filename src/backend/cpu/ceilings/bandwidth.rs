@@ -1,6 +1,6 @@
 //! Bytes per second through the workers of a pool.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::DeviceError;
 use crate::backend::cpu::parallel::Disjoint;
@@ -37,6 +37,37 @@ pub(super) fn curves(pool: &Pool, look: Duration) -> Result<(Curve, Curve), Devi
         copy.push((size as u64, rate(size as u64, copied)));
     }
     Ok((read, copy))
+}
+
+/// Memory far beyond any cache, to be read beside other work.
+pub struct ReadProbe {
+    floats: Array<f32>,
+    isa: Isa,
+}
+
+impl ReadProbe {
+    pub(super) fn new() -> Result<Self, DeviceError> {
+        let len = SIZES[SIZES.len() - 1] / 4;
+        Ok(Self { floats: Array::<f32>::zeroed("bandwidth probe", len)?.touch(), isa: Isa::best() })
+    }
+
+    /// Reads for about as long as `look`: bytes, and the time they took. Of the two ways to share
+    /// the reading among the workers the faster one counts.
+    pub(super) fn read(&self, pool: &Pool, look: Duration) -> (u64, Duration) {
+        let bytes = 4 * self.floats.len() as u64;
+        let timed = |read: &dyn Fn()| {
+            let began = Instant::now();
+            let mut passes = 0;
+            while passes == 0 || began.elapsed() < look / 2 {
+                read();
+                passes += 1;
+            }
+            (passes * bytes, began.elapsed())
+        };
+        let halves = timed(&|| read_halves(pool, self.isa, &self.floats));
+        let parts = timed(&|| read_parts(pool, self.isa, &self.floats));
+        if rate(halves.0, halves.1) > rate(parts.0, parts.1) { halves } else { parts }
+    }
 }
 
 /// Reading what lies in the caches next to the cores, whichever of them is fastest.

@@ -7,6 +7,8 @@
 
 mod bandwidth;
 
+pub use bandwidth::ReadProbe;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +69,23 @@ impl Cpu {
             })
         })?;
         Ok(machine.ceilings(self.description().weights.0))
+    }
+}
+
+impl Cpu {
+    /// Memory to read from beside other work.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] if there is no room for it.
+    pub fn read_probe(&self) -> Result<ReadProbe, DeviceError> {
+        ReadProbe::new()
+    }
+
+    /// Reads from `probe` with all workers for about as long as `look`: bytes and nanoseconds.
+    #[must_use]
+    pub fn read(&self, probe: &ReadProbe, look: Duration) -> (u64, Nanos) {
+        let (bytes, time) = probe.read(&self.pool, look);
+        (bytes, time.into())
     }
 }
 
