@@ -39,7 +39,7 @@ fn header(devices: u16) -> Header {
             id,
             kind: "cpu".to_owned(),
             name: "fuzz".to_owned(),
-            memory_bytes: Bytes(1 << 20),
+            memory_bytes: Bytes(1 << 34),
             ceilings: Ceilings {
                 read_bytes_per_s: 1_000_000_000,
                 copy_bytes_per_s: 1_000_000_000,
