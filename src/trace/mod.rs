@@ -26,7 +26,7 @@ pub use header::{
     Status, Window, WorkloadHeader,
 };
 pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
-pub use run::{Launches, Run};
+pub use run::{Launches, Run, launch_order, resolve};
 #[cfg(feature = "analysis")]
 pub use tables::{LedgerRow, TableWriter, write_ledger};
 pub use writer::{HeaderFile, RunWriter, write_beside};

@@ -296,7 +296,7 @@ pub(super) fn sorted_names(kernels: &[String]) -> (Vec<String>, Vec<KernelId>) {
 }
 
 /// The canonical order of launches.
-pub(super) fn launch_order(launch: &Launch) -> impl Ord + use<> {
+pub fn launch_order(launch: &Launch) -> impl Ord + use<> {
     (
         (launch.device, launch.start, launch.end, launch.stream),
         (launch.step, launch.layer, launch.kernel),
@@ -310,8 +310,9 @@ fn outcome(requests: &[Request], id: RequestId) -> Option<Outcome> {
     requests[at].finish.map(|finish| finish.outcome)
 }
 
-/// What becomes of an open row when its request's end is known.
-const fn resolve(outcome: Option<Outcome>) -> Fate {
+/// What becomes of an open row when its request's end is known, or known to lie beyond the run.
+#[must_use]
+pub const fn resolve(outcome: Option<Outcome>) -> Fate {
     match outcome {
         None => Fate::Open,
         Some(Outcome::Completed) => Fate::Delivered,

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use super::catalogue::{Cause, Level, Muda};
 use super::journal::Journal;
-use super::kernel::{Bench, BrokenCeilings, Costing, KernelModel};
+use super::kernel::{Bench, BrokenCeilings, Costing};
 use super::muda_map::MudaMap;
 use super::posting::{Account, Commodity, Key};
 use super::projection::KernelTotals;
-use super::timeline::Timeline;
+use super::timeline::{Recorded, Timeline};
 use super::{derived, headroom, memory, request_time, rows};
-use crate::cost::Roofs;
 use crate::event::{Launch, RequestId, StepId};
 use crate::ledger::{Book, TrialBalance};
 use crate::trace::{DeviceHeader, Run, TraceError};
@@ -171,7 +170,7 @@ fn device_time(
     let (time, bytes) = (Commodity::DeviceTime, Commodity::Bytes);
     books.entry(time).or_default().offer(length * run.header.devices.len() as u128);
     let mut moved = 0_u128;
-    let mut walkers: Vec<(u16, Timeline<'_>)> = run
+    let mut walkers: Vec<(u16, Timeline<Recorded<'_>, Journal>)> = run
         .header
         .devices
         .iter()
@@ -216,26 +215,15 @@ fn timeline<'a>(
     device: &DeviceHeader,
     costing: Costing,
     by_step: bool,
-) -> Timeline<'a> {
-    let bench = Bench {
-        model: KernelModel::new(&device.calibration, &run.kernels),
-        roofs: Roofs::of(&device.ceilings),
-        launch_floor: device.ceilings.launch_floor_ns.0,
-        reference_batch: u64::from(run.header.reference_batch.max(1)),
-        costing,
-        broken: BrokenCeilings::default(),
-        totals: run
-            .kernels
-            .iter()
-            .map(|name| KernelTotals { name: name.clone(), ..KernelTotals::default() })
-            .collect(),
-    };
+) -> Timeline<Recorded<'a>, Journal> {
+    let bench = Bench::new(device, run.header.reference_batch, costing, &run.kernels);
     // Both lists are ordered by device first.
     let steps = range(&run.steps, |step| step.device, device.id);
     let states = range(&run.states, |change| change.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
     let journal = Journal::new(device.id, by_step);
-    Timeline::new(run.header.window, (steps, &run.rows, states), observer, journal, bench)
+    let plan = Recorded::new(steps, &run.rows, states);
+    Timeline::new(run.header.window, plan, observer, journal, bench)
 }
 
 fn range<T>(all: &[T], device: impl Fn(&T) -> u16, id: u16) -> &[T] {

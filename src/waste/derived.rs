@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::posting::{Account, Basis, Commodity, Key};
 use crate::event::{Power, Provenance};
 use crate::ledger::{Book, Splitter};
-use crate::trace::{EnergyModel, Run};
+use crate::trace::{EnergyModel, Price, Run};
 
 const NANOS_PER_HOUR: u128 = 3_600_000_000_000;
 
@@ -16,8 +16,7 @@ const MILLIWATT_NANOS_PER_MICROJOULE: u128 = 1_000_000;
 pub(super) fn money(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
     let Some(price) = run.header.price else { return };
     let Some(time) = books.get(&Commodity::DeviceTime) else { return };
-    let rate = u128::from(price.picodollars_per_device_hour);
-    let total = time.trial_balance().capacity * rate / NANOS_PER_HOUR;
+    let total = priced(price, time.trial_balance().capacity);
     let book = follow(time, total, |_| 1, |basis| basis.and(Basis::Apportioned));
     books.insert(Commodity::Money, book);
 }
@@ -33,9 +32,7 @@ pub(super) fn energy(run: &Run, busy_nanos: u128, books: &mut HashMap<Commodity,
         (Some(total), _) => (total, Basis::Apportioned),
         (None, Some(model)) => {
             let capacity = time.trial_balance().capacity;
-            let dynamic = u128::from(model.busy_mw.saturating_sub(model.idle_mw));
-            let work = u128::from(model.idle_mw) * capacity + dynamic * busy_nanos;
-            (work / MILLIWATT_NANOS_PER_MICROJOULE, Basis::Modelled)
+            (declared(model, capacity, busy_nanos), Basis::Modelled)
         }
         (None, None) => return,
     };
@@ -47,6 +44,18 @@ pub(super) fn energy(run: &Run, busy_nanos: u128, books: &mut HashMap<Commodity,
     };
     let book = follow(time, total, power, |basis| basis.and(weakest));
     books.insert(Commodity::Energy, book);
+}
+
+/// Pico-dollars for so many device nanoseconds.
+pub(super) fn priced(price: Price, device_nanos: u128) -> u128 {
+    device_nanos * u128::from(price.picodollars_per_device_hour) / NANOS_PER_HOUR
+}
+
+/// Microjoules by declared power.
+pub(super) fn declared(model: EnergyModel, device_nanos: u128, busy_nanos: u128) -> u128 {
+    let dynamic = u128::from(model.busy_mw.saturating_sub(model.idle_mw));
+    let work = u128::from(model.idle_mw) * device_nanos + dynamic * busy_nanos;
+    work / MILLIWATT_NANOS_PER_MICROJOULE
 }
 
 /// Microjoules that the devices' meters counted over the window.

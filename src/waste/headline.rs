@@ -2,7 +2,7 @@
 
 use super::books::Books;
 use super::catalogue::{Cause, Level, Muda};
-use super::posting::Commodity;
+use super::posting::{Account, Commodity};
 use crate::event::Outcome;
 use crate::trace::Run;
 use crate::unit::Share;
@@ -25,6 +25,47 @@ pub struct Ladder {
 }
 
 impl Ladder {
+    /// The sums of `total` device nanoseconds that are booked so.
+    pub(super) fn of(total: u128, postings: impl Iterator<Item = (Account, u128)>) -> Self {
+        let [mut empty, mut stopped, mut thrown, mut slow, mut value] = [0; 5];
+        for (account, amount) in postings {
+            let muda = account.cause.entry().muda;
+            let rung = match account.cause {
+                Cause::NoDemand => &mut empty,
+                Cause::SloHeadroom
+                | Cause::Upstream
+                | Cause::BatchFill
+                | Cause::Capacity
+                | Cause::Changeover
+                | Cause::FaultRecovery => &mut stopped,
+                Cause::Host
+                | Cause::LaunchGap
+                | Cause::Peer
+                | Cause::Throttle
+                | Cause::KernelSlack
+                | Cause::ExcessBytes => &mut slow,
+                Cause::UnderfilledBatch if account.level == Level::Waste => &mut slow,
+                Cause::ValuePrefill | Cause::ValueDecode => &mut value,
+                // By the catalogue's own map: another opinion on mudas must not move the
+                // headline.
+                _ if matches!(
+                    muda,
+                    Muda::Overproduction | Muda::Overprocessing | Muda::Defects
+                ) =>
+                {
+                    &mut thrown
+                }
+                _ => continue,
+            };
+            *rung += amount as i128;
+        }
+        let total = total as i128;
+        let demanded = total - empty;
+        let running = demanded - stopped;
+        let good = running - thrown;
+        Self { total, demanded, running, good, effective: good - slow, value }
+    }
+
     /// The share of the time in which something was asked for.
     #[must_use]
     pub const fn loading(&self) -> Share {
@@ -120,42 +161,9 @@ impl Headline {
 }
 
 fn ladder(books: &Books) -> Ladder {
-    let sum = |causes: &[Cause]| {
-        books.sum(Commodity::DeviceTime, |account| causes.contains(&account.cause)) as i128
-    };
-    let total = books.trial_balance(Commodity::DeviceTime).map_or(0, |b| b.capacity) as i128;
-    let demanded = total - sum(&[Cause::NoDemand]);
-    let running = demanded
-        - sum(&[
-            Cause::SloHeadroom,
-            Cause::Upstream,
-            Cause::BatchFill,
-            Cause::Capacity,
-            Cause::Changeover,
-            Cause::FaultRecovery,
-        ]);
-    // By the catalogue's own map: another opinion on mudas must not move the headline.
-    let thrown = books.sum(Commodity::DeviceTime, |account| {
-        matches!(
-            account.cause.entry().muda,
-            Muda::Overproduction | Muda::Overprocessing | Muda::Defects
-        ) && account.cause != Cause::FaultRecovery
-    });
-    let good = running - thrown as i128;
-    let underfilled = books.sum(Commodity::DeviceTime, |account| {
-        account.cause == Cause::UnderfilledBatch && account.level == Level::Waste
-    });
-    let slow = sum(&[
-        Cause::Host,
-        Cause::LaunchGap,
-        Cause::Peer,
-        Cause::Throttle,
-        Cause::KernelSlack,
-        Cause::ExcessBytes,
-    ]);
-    let effective = good - slow - underfilled as i128;
-    let value = sum(&[Cause::ValuePrefill, Cause::ValueDecode]);
-    Ladder { total, demanded, running, good, effective, value }
+    let total = books.trial_balance(Commodity::DeviceTime).map_or(0, |b| b.capacity);
+    let postings = books.postings(Commodity::DeviceTime);
+    Ladder::of(total, postings.map(|(key, amount)| (key.account, amount)))
 }
 
 fn counts(run: &Run) -> Counts {

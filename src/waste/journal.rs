@@ -7,10 +7,57 @@
 use std::collections::HashMap;
 
 use super::posting::{Account, Commodity, Key};
+use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
 
 /// A payer's place in the table.
 pub(super) type Slot = usize;
+
+/// Where postings go: into books, or into totals that are kept while a run goes on.
+pub(super) trait Sink {
+    /// The place of a payer; `None` is nobody.
+    fn slot(&mut self, request: Option<u64>) -> Slot;
+
+    /// The number of an account.
+    fn number(&mut self, commodity: Commodity, account: Account) -> usize;
+
+    /// Debits `amount` to a payer's account.
+    fn post(&mut self, slot: Slot, number: usize, amount: u128);
+
+    /// Debits `amount` of open work; it belongs to the account `promised` should its request be
+    /// delivered.
+    fn post_open(
+        &mut self,
+        slot: Slot,
+        open: (Commodity, Account),
+        _promised: Account,
+        amount: u128,
+    ) {
+        let number = self.number(open.0, open.1);
+        self.post(slot, number, amount);
+    }
+
+    /// A step is over, or what nobody pays for was posted.
+    fn end_step(&mut self, step: Option<u64>);
+
+    /// A visit to a step begins: what is posted until [`Sink::end_step`] is the step's. Time may
+    /// visit a step more than once.
+    fn opening(&mut self, _step: &Step, _rows: &[Row]) {}
+
+    /// An operation of the visited step owned so many nanoseconds.
+    fn launched(&mut self, _launch: &Launch, _nanos: u64) {}
+
+    /// The visit ends: time without operations, host time, and of it recording.
+    fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {}
+
+    /// Debits `amount` to an account that nobody pays for, in no step.
+    fn post_to_nobody(&mut self, commodity: Commodity, account: Account, amount: u128) {
+        let slot = self.slot(None);
+        let number = self.number(commodity, account);
+        self.post(slot, number, amount);
+        self.end_step(None);
+    }
+}
 
 /// Gathers postings of one device.
 pub(super) struct Journal {
@@ -40,53 +87,6 @@ impl Journal {
         }
     }
 
-    /// The place of a payer; `None` is nobody.
-    pub(super) fn slot(&mut self, request: Option<u64>) -> Slot {
-        *self.slots.entry(request).or_insert_with(|| {
-            self.payers.push(request);
-            self.amounts.push(Vec::new());
-            self.payers.len() - 1
-        })
-    }
-
-    /// The number of an account.
-    pub(super) fn number(&mut self, commodity: Commodity, account: Account) -> usize {
-        *self.numbers.entry((commodity, account)).or_insert_with(|| {
-            self.accounts.push((commodity, account));
-            self.accounts.len() - 1
-        })
-    }
-
-    /// Debits `amount` to a payer's account.
-    pub(super) fn post(&mut self, slot: Slot, number: usize, amount: u128) {
-        if amount == 0 {
-            return;
-        }
-        let amounts = &mut self.amounts[slot];
-        if amounts.len() <= number {
-            amounts.resize(number + 1, 0);
-        }
-        if self.by_step && amounts[number] == 0 {
-            self.touched.push((slot, number));
-        }
-        amounts[number] += amount;
-    }
-
-    /// Debits `amount` to an account that nobody pays for, in no step.
-    pub(super) fn post_to_nobody(&mut self, commodity: Commodity, account: Account, amount: u128) {
-        let slot = self.slot(None);
-        let number = self.number(commodity, account);
-        self.post(slot, number, amount);
-        self.end_step(None);
-    }
-
-    /// A step is over: where books are kept by step, what was posted goes to its accounts.
-    pub(super) fn end_step(&mut self, step: Option<u64>) {
-        for (slot, number) in std::mem::take(&mut self.touched) {
-            self.enter(slot, number, step);
-        }
-    }
-
     fn enter(&mut self, slot: Slot, number: usize, step: Option<u64>) {
         let amount = std::mem::take(&mut self.amounts[slot][number]);
         let (commodity, account) = self.accounts[number];
@@ -109,6 +109,44 @@ impl Journal {
             for (key, amount) in book.accounts() {
                 into.post(*key, amount);
             }
+        }
+    }
+}
+
+impl Sink for Journal {
+    fn slot(&mut self, request: Option<u64>) -> Slot {
+        *self.slots.entry(request).or_insert_with(|| {
+            self.payers.push(request);
+            self.amounts.push(Vec::new());
+            self.payers.len() - 1
+        })
+    }
+
+    fn number(&mut self, commodity: Commodity, account: Account) -> usize {
+        *self.numbers.entry((commodity, account)).or_insert_with(|| {
+            self.accounts.push((commodity, account));
+            self.accounts.len() - 1
+        })
+    }
+
+    fn post(&mut self, slot: Slot, number: usize, amount: u128) {
+        if amount == 0 {
+            return;
+        }
+        let amounts = &mut self.amounts[slot];
+        if amounts.len() <= number {
+            amounts.resize(number + 1, 0);
+        }
+        if self.by_step && amounts[number] == 0 {
+            self.touched.push((slot, number));
+        }
+        amounts[number] += amount;
+    }
+
+    /// Where books are kept by step, what was posted goes to the step's accounts.
+    fn end_step(&mut self, step: Option<u64>) {
+        for (slot, number) in std::mem::take(&mut self.touched) {
+            self.enter(slot, number, step);
         }
     }
 }

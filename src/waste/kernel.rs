@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::projection::KernelTotals;
 use crate::cost::Roofs;
 use crate::event::{Calibration, Driver, Launch};
+use crate::trace::DeviceHeader;
 use crate::unit::{Bytes, Ops};
 
 /// The calibrated time of each kernel: piecewise linear between measured points.
@@ -148,6 +149,34 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// What the kernels of `device` are laid against, numbered as in `kernels`.
+    pub(super) fn new(
+        device: &DeviceHeader,
+        reference_batch: u32,
+        costing: Costing,
+        kernels: &[String],
+    ) -> Self {
+        let totals = |name: &String| KernelTotals { name: name.clone(), ..KernelTotals::default() };
+        Self {
+            model: KernelModel::new(&device.calibration, kernels),
+            roofs: Roofs::of(&device.ceilings),
+            launch_floor: device.ceilings.launch_floor_ns.0,
+            reference_batch: u64::from(reference_batch.max(1)),
+            costing,
+            broken: BrokenCeilings::default(),
+            totals: kernels.iter().map(totals).collect(),
+        }
+    }
+
+    /// Kernels have other names or more of them from now on; what they did stays.
+    pub(super) fn rename(&mut self, calibration: &[Calibration], kernels: &[String]) {
+        self.model = KernelModel::new(calibration, kernels);
+        self.totals.resize_with(kernels.len(), KernelTotals::default);
+        for (totals, name) in self.totals.iter_mut().zip(kernels) {
+            totals.name.clone_from(name);
+        }
+    }
+
     /// Adds a launch that owned `time` to its kernel's totals.
     pub(super) fn count(&mut self, launch: &Launch, time: u64) {
         let Some(totals) = self.totals.get_mut(usize::from(launch.kernel.0)) else { return };

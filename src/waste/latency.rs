@@ -53,11 +53,11 @@ fn since(request: &Request, at: Nanos) -> f64 {
     at.saturating_sub(request.arrival.at).0 as f64
 }
 
-fn ttft(request: &Request, finish: &Finish) -> Option<f64> {
+pub(super) fn ttft(request: &Request, finish: &Finish) -> Option<f64> {
     Some(since(request, finish.first_token?))
 }
 
-fn tpot(_: &Request, finish: &Finish) -> Option<f64> {
+pub(super) fn tpot(_: &Request, finish: &Finish) -> Option<f64> {
     let after_first = finish.output_tokens.checked_sub(1).filter(|tokens| *tokens > 0)?;
     let nanos = finish.at.saturating_sub(finish.first_token?).0 as f64;
     Some(nanos / f64::from(after_first))

@@ -5,11 +5,11 @@
 //! block is reserved. A cached block is reused until its last hit and cold after it. Weights
 //! count as held while a step runs and as idle otherwise.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::catalogue::Cause;
 use super::posting::{Account, Basis, Commodity, Key, SubReason};
-use crate::event::{Memory, MemoryChange, MemoryClass, Step};
+use crate::event::{Memory, MemoryChange, MemoryClass};
 use crate::ledger::Book;
 use crate::trace::{DeviceHeader, Run, Window};
 
@@ -17,12 +17,23 @@ use crate::trace::{DeviceHeader, Run, Window};
 pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
     let book = books.entry(Commodity::Memory).or_default();
     for device in &run.header.devices {
-        let changes: Vec<&Memory> = run.memory.iter().filter(|m| m.device == device.id).collect();
-        let steps: Vec<&Step> = run.steps.iter().filter(|s| s.device == device.id).collect();
-        let mut accounts = Accounts::new(device, run.header.window, book);
-        accounts.fixed(&changes, &steps);
-        accounts.blocks(&changes);
-        accounts.headroom();
+        let mut steps = run.steps.iter().filter(|step| step.device == device.id).peekable();
+        let mut walk = MemoryWalk::new(device, run.header.window);
+        for change in run.memory.iter().filter(|change| change.device == device.id) {
+            while let Some(step) = steps.next_if(|step| step.start <= change.at) {
+                walk.step(step.start.0, step.end.0);
+            }
+            walk.change(change);
+        }
+        for step in steps {
+            walk.step(step.start.0, step.end.0);
+        }
+        walk.close(run.header.window.end_ns.0);
+        book.offer(walk.capacity());
+        for (account, amount) in walk.totals() {
+            let key = Key { account, device: Some(device.id), step: None, request: None };
+            book.post(key, amount);
+        }
     }
 }
 
@@ -44,32 +55,140 @@ enum Standing {
     Cached,
 }
 
-struct Accounts<'a> {
-    device: &'a DeviceHeader,
+/// A piece that rarely changes: weights, workspace, the pool.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    bytes: u64,
+    since: u64,
+    /// Time in steps before `since`.
+    stepped: u64,
+}
+
+/// Follows a device's memory through time, change by change.
+#[derive(Clone, Debug)]
+pub(super) struct MemoryWalk {
+    bytes: u64,
     window: (u64, u64),
-    book: &'a mut Book<Key>,
+    pieces: HashMap<(MemoryClass, u32), Piece>,
+    blocks: HashMap<u32, Block>,
+    /// Time in steps before the last stretch of steps, and that stretch.
+    stepped: u64,
+    stretch: (u64, u64),
+    totals: BTreeMap<Account, u128>,
     booked: u128,
     pool: u128,
     pool_used: u128,
 }
 
-impl<'a> Accounts<'a> {
-    fn new(device: &'a DeviceHeader, window: Window, book: &'a mut Book<Key>) -> Self {
+impl MemoryWalk {
+    /// A walk from the window's start.
+    pub(super) fn new(device: &DeviceHeader, window: Window) -> Self {
         let window = (window.start_ns.0, window.end_ns.0);
-        let length = u128::from(window.1.saturating_sub(window.0));
-        book.offer(u128::from(device.memory_bytes.0) * length);
-        Self { device, window, book, booked: 0, pool: 0, pool_used: 0 }
+        Self {
+            bytes: device.memory_bytes.0,
+            window,
+            pieces: HashMap::new(),
+            blocks: HashMap::new(),
+            stepped: 0,
+            stretch: (window.0, window.0),
+            totals: BTreeMap::new(),
+            booked: 0,
+            pool: 0,
+            pool_used: 0,
+        }
     }
 
-    fn post(&mut self, cause: Cause, bytes: u64, nanos: u64) -> u128 {
-        self.post_as(Account::of(cause, Basis::Counted), u128::from(bytes) * u128::from(nanos))
+    /// A step runs. Steps come in order of their start; they may touch or overlap, and an
+    /// instant counts once.
+    pub(super) fn step(&mut self, start: u64, end: u64) {
+        let start = start.max(self.stretch.1);
+        if end <= start {
+            return;
+        }
+        if start > self.stretch.1 {
+            self.stepped += self.inside(self.stretch.0, self.stretch.1);
+            self.stretch.0 = start;
+        }
+        self.stretch.1 = end;
     }
 
-    fn post_as(&mut self, account: Account, amount: u128) -> u128 {
-        let key = Key { account, device: Some(self.device.id), step: None, request: None };
-        self.book.post(key, amount);
+    /// Time in steps before `until`.
+    fn stepped(&self, until: u64) -> u64 {
+        self.stepped + self.inside(self.stretch.0, self.stretch.1.min(until))
+    }
+
+    /// Memory changed hands. Changes come in order of time, each after the steps that begin
+    /// before it.
+    pub(super) fn change(&mut self, change: &Memory) {
+        let at = change.at.0;
+        if change.class == MemoryClass::KvBlock {
+            return self.block(change);
+        }
+        let bytes = match change.change {
+            MemoryChange::Allocate => change.bytes.0,
+            MemoryChange::Evict => 0,
+            _ => return,
+        };
+        let piece = Piece { bytes, since: at, stepped: self.stepped(at) };
+        if let Some(before) = self.pieces.insert((change.class, change.block), piece) {
+            self.hold(change.class, before, at);
+        }
+    }
+
+    fn block(&mut self, change: &Memory) {
+        let mut block = self.blocks.get(&change.block).copied().unwrap_or_default();
+        // A cached stretch is reused or cold only once it is known whether a hit comes.
+        let hit = change.change == MemoryChange::Hit;
+        self.settle(&block, change.at.0, hit);
+        block.since = change.at.0;
+        match change.change {
+            MemoryChange::Allocate => {
+                block.size = change.bytes.0;
+                block.written = 0;
+                block.standing = Standing::Held;
+            }
+            MemoryChange::Write => {
+                block.written = change.bytes.0.min(block.size);
+                // A write says that somebody holds it.
+                block.standing = Standing::Held;
+            }
+            MemoryChange::Pause => block.standing = Standing::Paused,
+            MemoryChange::Resume | MemoryChange::Hit => block.standing = Standing::Held,
+            MemoryChange::Release => block.standing = Standing::Cached,
+            MemoryChange::Evict => block.standing = Standing::Free,
+        }
+        self.blocks.insert(change.block, block);
+    }
+
+    /// Books what is held until the window's end, and what nothing holds.
+    pub(super) fn close(&mut self, end: u64) {
+        self.window.1 = end;
+        for ((class, _), piece) in std::mem::take(&mut self.pieces) {
+            self.hold(class, piece, end);
+        }
+        for (_, block) in std::mem::take(&mut self.blocks) {
+            self.settle(&block, end, false);
+        }
+        self.headroom();
+    }
+
+    /// What there is to account for, in byte·nanoseconds.
+    pub(super) fn capacity(&self) -> u128 {
+        u128::from(self.bytes) * u128::from(self.window.1.saturating_sub(self.window.0))
+    }
+
+    /// What is booked.
+    pub(super) fn totals(&self) -> impl Iterator<Item = (Account, u128)> {
+        self.totals.iter().map(|(account, amount)| (*account, *amount))
+    }
+
+    fn post(&mut self, cause: Cause, bytes: u64, nanos: u64) {
+        self.post_as(Account::of(cause, Basis::Counted), u128::from(bytes) * u128::from(nanos));
+    }
+
+    fn post_as(&mut self, account: Account, amount: u128) {
+        *self.totals.entry(account).or_default() += amount;
         self.booked += amount;
-        amount
     }
 
     /// Length of the part of `from..to` inside the window.
@@ -78,84 +197,19 @@ impl<'a> Accounts<'a> {
         clip(to).saturating_sub(clip(from))
     }
 
-    /// Weights, workspace and the pool: levels that change rarely.
-    fn fixed(&mut self, changes: &[&Memory], steps: &[&Step]) {
-        let mut levels: HashMap<(MemoryClass, u32), (u64, u64)> = HashMap::new();
-        let end = self.window.1;
-        for change in changes.iter().filter(|m| m.class != MemoryClass::KvBlock) {
-            let level = match change.change {
-                MemoryChange::Allocate => change.bytes.0,
-                MemoryChange::Evict => 0,
-                _ => continue,
-            };
-            let key = (change.class, change.block);
-            if let Some((bytes, since)) = levels.insert(key, (level, change.at.0)) {
-                self.hold(change.class, bytes, (since, change.at.0), steps);
-            }
-        }
-        let mut left: Vec<_> = levels.into_iter().collect();
-        left.sort_unstable();
-        for ((class, _), (bytes, since)) in left {
-            self.hold(class, bytes, (since, end), steps);
-        }
-    }
-
-    fn hold(&mut self, class: MemoryClass, bytes: u64, (from, to): (u64, u64), steps: &[&Step]) {
-        let nanos = self.inside(from, to);
+    /// Books a piece since its last change.
+    fn hold(&mut self, class: MemoryClass, piece: Piece, to: u64) {
+        let Piece { bytes, since, stepped } = piece;
+        let nanos = self.inside(since, to);
         match class {
-            MemoryClass::Workspace => {
-                self.post(Cause::HoldWorkspace, bytes, nanos);
-            }
+            MemoryClass::Workspace => self.post(Cause::HoldWorkspace, bytes, nanos),
             MemoryClass::KvPool => self.pool += u128::from(bytes) * u128::from(nanos),
             MemoryClass::KvBlock => {}
             MemoryClass::Weights => {
-                let mut read = 0;
-                let mut covered = from;
-                for step in steps {
-                    // Steps may touch or overlap; an instant counts once.
-                    let start = step.start.0.max(covered);
-                    let end = step.end.0.min(to);
-                    if end > start {
-                        read += self.inside(start, end);
-                        covered = end;
-                    }
-                }
+                let read = self.stepped(to).saturating_sub(stepped).min(nanos);
                 self.post(Cause::HoldWeights, bytes, read);
                 self.post(Cause::IdleWeights, bytes, nanos - read);
             }
-        }
-    }
-
-    fn blocks(&mut self, changes: &[&Memory]) {
-        let mut blocks: HashMap<u32, Block> = HashMap::new();
-        // A cached stretch is reused or cold only once it is known whether a hit comes.
-        for change in changes.iter().filter(|m| m.class == MemoryClass::KvBlock) {
-            let mut block = blocks.get(&change.block).copied().unwrap_or_default();
-            let hit = change.change == MemoryChange::Hit;
-            self.settle(&block, change.at.0, hit);
-            block.since = change.at.0;
-            match change.change {
-                MemoryChange::Allocate => {
-                    block.size = change.bytes.0;
-                    block.written = 0;
-                    block.standing = Standing::Held;
-                }
-                MemoryChange::Write => {
-                    block.written = change.bytes.0.min(block.size);
-                    // A write says that somebody holds it.
-                    block.standing = Standing::Held;
-                }
-                MemoryChange::Pause => block.standing = Standing::Paused,
-                MemoryChange::Resume | MemoryChange::Hit => block.standing = Standing::Held,
-                MemoryChange::Release => block.standing = Standing::Cached,
-                MemoryChange::Evict => block.standing = Standing::Free,
-            }
-            blocks.insert(change.block, block);
-        }
-        let mut left: Vec<_> = blocks.into_iter().collect();
-        left.sort_unstable_by_key(|(number, _)| *number);
-        for (_, block) in left {
-            self.settle(&block, self.window.1, false);
         }
     }
 
@@ -171,9 +225,7 @@ impl<'a> Accounts<'a> {
                 let cause = if empty { Cause::KvReserved } else { Cause::KvFragment };
                 self.post(cause, tail, nanos);
             }
-            Standing::Paused => {
-                self.post(Cause::KvPaused, block.size, nanos);
-            }
+            Standing::Paused => self.post(Cause::KvPaused, block.size, nanos),
             Standing::Cached => {
                 let cause = if hit { Cause::HoldKvReused } else { Cause::KvCold };
                 self.post(cause, block.size, nanos);
@@ -187,10 +239,8 @@ impl<'a> Accounts<'a> {
         let free = Account::of(Cause::FreeHeadroom, Basis::Counted);
         let pool = self.pool.saturating_sub(self.pool_used);
         self.post_as(free.because(SubReason::KvPool), pool);
-        let length = u128::from(self.window.1.saturating_sub(self.window.0));
-        let capacity = u128::from(self.device.memory_bytes.0) * length;
         // Held beyond capacity is an imbalance, and the trial balance shows it.
-        let outside = capacity.saturating_sub(self.booked);
+        let outside = self.capacity().saturating_sub(self.booked);
         self.post_as(free, outside);
     }
 }
@@ -198,6 +248,7 @@ impl<'a> Accounts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Step;
     use crate::trace::Header;
     use crate::unit::{Bytes, Nanos};
 

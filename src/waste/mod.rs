@@ -12,6 +12,7 @@ mod headroom;
 mod journal;
 mod kernel;
 mod latency;
+pub mod live;
 mod memory;
 mod muda_map;
 mod posting;

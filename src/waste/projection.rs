@@ -141,8 +141,22 @@ pub fn memory(run: &Run, device: u16, moments: u64) -> Vec<MemoryMoment> {
     line
 }
 
+/// What a KV block is to its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlockState {
+    /// Held and written to its end.
+    Full,
+    /// Held and written in part.
+    Partial,
+    /// Held, nothing written.
+    Reserved,
+    /// Cached, held by nobody.
+    Cached,
+}
+
+/// Bytes that a device holds, change by change.
 #[derive(Default)]
-struct Levels {
+pub(super) struct Levels {
     fixed: HashMap<(MemoryClass, u32), u64>,
     blocks: HashMap<u32, (u64, u64, bool)>,
     live: u64,
@@ -151,7 +165,7 @@ struct Levels {
 }
 
 impl Levels {
-    fn apply(&mut self, change: &Memory) {
+    pub(super) fn apply(&mut self, change: &Memory) {
         if change.class != MemoryClass::KvBlock {
             match change.change {
                 MemoryChange::Allocate => {
@@ -189,7 +203,23 @@ impl Levels {
         }
     }
 
-    fn moment(&self) -> MemoryMoment {
+    /// Every block that is held or cached, by number.
+    pub(super) fn blocks(&self) -> Vec<(u32, BlockState)> {
+        let state = |(block, (size, written, cached)): (&u32, &(u64, u64, bool))| {
+            let state = match (cached, written) {
+                (true, _) => BlockState::Cached,
+                (false, 0) => BlockState::Reserved,
+                (false, written) if written < size => BlockState::Partial,
+                (false, _) => BlockState::Full,
+            };
+            (*block, state)
+        };
+        let mut blocks: Vec<_> = self.blocks.iter().map(state).collect();
+        blocks.sort_unstable();
+        blocks
+    }
+
+    pub(super) fn moment(&self) -> MemoryMoment {
         let sum = |class: MemoryClass| {
             self.fixed.iter().filter(|((c, _), _)| *c == class).map(|(_, bytes)| bytes).sum()
         };

@@ -29,15 +29,18 @@ pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
         let id = request.arrival.request.0;
         let end = request.finish.map_or(window.1, |finish| finish.at.0);
         let clip = |at: u64| at.clamp(window.0, window.1);
-        let span = (clip(request.arrival.at.0), clip(end));
-        let mut life = Life { id, cursor: span.0, end: span.1, started: false, evicted: false };
+        let mut post = |account: Account, nanos: u64| {
+            let key = Key { account, device: None, step: None, request: Some(id) };
+            book.post(key, nanos.into());
+        };
+        let mut life = Life::new(clip(request.arrival.at.0), clip(end));
         let rows = lives.get(&id).unwrap_or(&none);
         for rows in rows.chunk_by(|a, b| a.step == b.step) {
             if let Some(step) = steps.get(&rows[0].step.0) {
-                life.step(step, rows, book);
+                life.step(step, rows.iter().copied(), &mut post);
             }
         }
-        life.wait(span.1, book);
+        life.close(&mut post);
     }
 }
 
@@ -59,9 +62,8 @@ fn little(run: &Run, window: (u64, u64)) -> u128 {
     integral
 }
 
-/// One request while it is followed through time.
-struct Life {
-    id: u64,
+/// One request while it is followed through time, from its arrival to its end.
+pub(super) struct Life {
     cursor: u64,
     end: u64,
     started: bool,
@@ -69,8 +71,36 @@ struct Life {
 }
 
 impl Life {
+    pub(super) const fn new(arrival: u64, end: u64) -> Self {
+        Self { cursor: arrival, end, started: false, evicted: false }
+    }
+
+    /// Takes part in a step with these rows. The time before it is waiting, but for the host's
+    /// preparation.
+    pub(super) fn step<'r>(
+        &mut self,
+        step: &Step,
+        rows: impl Iterator<Item = &'r Row> + Clone,
+        post: &mut impl FnMut(Account, u64),
+    ) {
+        self.evicted = rows.clone().any(|row| row.fate == Fate::PreemptRecompute);
+        self.wait(step.host_start.0, post);
+        self.started = true;
+        let prepared = step.start.0.clamp(self.cursor, self.end.max(self.cursor));
+        post(Account::of(Cause::Host, Basis::Measured), prepared - self.cursor);
+        self.cursor = prepared;
+        let until = step.end.0.clamp(self.cursor, self.end.max(self.cursor));
+        serve(step, rows, until - self.cursor, post);
+        self.cursor = until;
+    }
+
+    /// Waits until its end.
+    pub(super) fn close(mut self, post: &mut impl FnMut(Account, u64)) {
+        self.wait(self.end, post);
+    }
+
     /// Waits until `until`.
-    fn wait(&mut self, until: u64, book: &mut Book<Key>) {
+    fn wait(&mut self, until: u64, post: &mut impl FnMut(Account, u64)) {
         let until = until.min(self.end);
         if until <= self.cursor {
             return;
@@ -80,53 +110,43 @@ impl Life {
             (true, true) => SubReason::Preempted,
             (true, false) => SubReason::Skipped,
         };
-        let queue = Account::of(Cause::Queue, Basis::Measured).because(why);
-        self.post(book, queue, until - self.cursor);
+        post(Account::of(Cause::Queue, Basis::Measured).because(why), until - self.cursor);
         self.cursor = until;
     }
+}
 
-    /// Takes part in a step. The time before it is waiting, but for the host's preparation.
-    fn step(&mut self, step: &Step, rows: &[&Row], book: &mut Book<Key>) {
-        self.evicted = rows.iter().any(|row| row.fate == Fate::PreemptRecompute);
-        self.wait(step.host_start.0, book);
-        self.started = true;
-        let prepared = step.start.0.clamp(self.cursor, self.end.max(self.cursor));
-        self.post(book, Account::of(Cause::Host, Basis::Measured), prepared - self.cursor);
-        self.cursor = prepared;
-        let until = step.end.0.clamp(self.cursor, self.end.max(self.cursor));
-        self.serve(step, rows, until - self.cursor, book);
-        self.cursor = until;
-    }
-
-    /// Spends `nanos` in a step: on its own rows, or held up by others' prefill.
-    fn serve(&mut self, step: &Step, rows: &[&Row], nanos: u64, book: &mut Book<Key>) {
-        let own_prefill: u32 =
-            rows.iter().filter(|row| row.phase == Phase::Prefill).map(|row| row.rows).sum();
-        // Who computes rows again beside its new one is prefilling, not held up.
-        let decoding = own_prefill == 0;
-        let foreign = step.rows_prefill.saturating_sub(own_prefill);
-        // A decode row is held up by others' prefill rows in proportion to the step's rows.
-        let held = if decoding && step.rows() > 0 {
-            (u128::from(nanos) * u128::from(foreign) / u128::from(step.rows())) as u64
-        } else {
-            0
+/// Spends `nanos` in a step: on a request's own rows, or held up by others' prefill.
+fn serve<'r>(
+    step: &Step,
+    rows: impl Iterator<Item = &'r Row> + Clone,
+    nanos: u64,
+    post: &mut impl FnMut(Account, u64),
+) {
+    let held = held_up(step, rows.clone(), nanos);
+    post(Account::of(Cause::Interference, Basis::Apportioned), held);
+    let mut splitter = Splitter::default();
+    splitter.weigh(rows.clone().map(|row| u128::from(row.rows)));
+    let rows: Vec<&Row> = rows.collect();
+    splitter.split((nanos - held).into(), |i, part| {
+        let of = |cause| Account::of(cause, Basis::Apportioned);
+        let account = match standing(rows[i].phase, rows[i].fate) {
+            Standing::Useful(cause) => of(cause),
+            Standing::Open(_) => of(Cause::WipOpen),
+            Standing::Thrown(cause, sub_reason) => Account { sub_reason, ..of(cause) },
         };
-        self.post(book, Account::of(Cause::Interference, Basis::Apportioned), held);
-        let mut splitter = Splitter::default();
-        splitter.weigh(rows.iter().map(|row| u128::from(row.rows)));
-        splitter.split((nanos - held).into(), |i, part| {
-            let of = |cause| Account::of(cause, Basis::Apportioned);
-            let account = match standing(rows[i].phase, rows[i].fate) {
-                Standing::Useful(cause) => of(cause),
-                Standing::Open => of(Cause::WipOpen),
-                Standing::Thrown(cause, sub_reason) => Account { sub_reason, ..of(cause) },
-            };
-            self.post(book, account, part as u64);
-        });
-    }
+        post(account, part as u64);
+    });
+}
 
-    fn post(&self, book: &mut Book<Key>, account: Account, nanos: u64) {
-        let key = Key { account, device: None, step: None, request: Some(self.id) };
-        book.post(key, nanos.into());
+/// Of `nanos` in a step, the part in which a request with these rows is held up by the prefill
+/// of others: in proportion to the step's rows, if it decodes.
+pub(super) fn held_up<'r>(step: &Step, rows: impl Iterator<Item = &'r Row>, nanos: u64) -> u64 {
+    let own_prefill: u32 = rows.filter(|r| r.phase == Phase::Prefill).map(|r| r.rows).sum();
+    // Who computes rows again beside its new one is prefilling, not held up.
+    let decoding = own_prefill == 0;
+    let foreign = step.rows_prefill.saturating_sub(own_prefill);
+    if !decoding || step.rows() == 0 {
+        return 0;
     }
+    (u128::from(nanos) * u128::from(foreign) / u128::from(step.rows())) as u64
 }

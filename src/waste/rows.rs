@@ -21,7 +21,7 @@ pub(super) fn book(run: &Run, by_step: bool, books: &mut HashMap<Commodity, Book
         let of = |cause| Account::of(cause, Basis::Counted);
         let account = match standing(row.phase, row.fate) {
             Standing::Useful(cause) => of(cause),
-            Standing::Open => of(Cause::WipOpen),
+            Standing::Open(_) => of(Cause::WipOpen),
             Standing::Thrown(cause, sub_reason) => Account { sub_reason, ..of(cause) },
         };
         let key = Key {

@@ -1,7 +1,7 @@
 //! One step's accounts: who its payers are, what gathered, and how it is shared among them.
 
 use super::catalogue::{Cause, Level};
-use super::journal::{Journal, Slot};
+use super::journal::{Sink, Slot};
 use super::kernel::{Bench, PARTS, Part, Work};
 use super::posting::{Account, Basis, Commodity, SubReason};
 use crate::event::{Driver, Fate, KernelId, Launch, Phase, Recompute, Row, Step};
@@ -14,8 +14,8 @@ const DRIVERS: usize = Driver::ALL.len();
 pub(super) enum Standing {
     /// Its answer was delivered.
     Useful(Cause),
-    /// Its request's end is not known.
-    Open,
+    /// Its request's end is not known; should it be delivered, it is useful for this.
+    Open(Cause),
     /// It was thrown away.
     Thrown(Cause, Option<SubReason>),
 }
@@ -23,11 +23,15 @@ pub(super) enum Standing {
 /// What a fate means.
 pub(super) fn standing(phase: Phase, fate: Fate) -> Standing {
     let recompute = |why| Standing::Thrown(Cause::PrefixRecompute, Some(why));
+    let value = match phase {
+        Phase::Prefill => Cause::ValuePrefill,
+        Phase::Ownerless => Cause::Padding,
+        _ => Cause::ValueDecode,
+    };
     match fate {
-        Fate::Delivered if phase == Phase::Prefill => Standing::Useful(Cause::ValuePrefill),
-        Fate::Delivered if phase == Phase::Ownerless => Standing::Thrown(Cause::Padding, None),
-        Fate::Delivered => Standing::Useful(Cause::ValueDecode),
-        Fate::Open => Standing::Open,
+        Fate::Delivered if phase == Phase::Ownerless => Standing::Thrown(value, None),
+        Fate::Delivered => Standing::Useful(value),
+        Fate::Open => Standing::Open(value),
         Fate::Padding => Standing::Thrown(Cause::Padding, None),
         Fate::Overrun => Standing::Thrown(Cause::Overrun, None),
         Fate::Orphaned => Standing::Thrown(Cause::Orphaned, None),
@@ -133,8 +137,13 @@ impl StepAccounts {
         self.launches
     }
 
+    /// What gathered in the step that is open, operations apart, in nanoseconds.
+    pub(super) const fn accrued(&self) -> u128 {
+        if self.is_open() { self.gap + self.host + self.observer } else { 0 }
+    }
+
     /// Opens a step.
-    pub(super) fn open(&mut self, step: Step, rows: &[Row], journal: &mut Journal) {
+    pub(super) fn open(&mut self, step: Step, rows: &[Row], journal: &mut impl Sink) {
         self.step = Some(step);
         self.payers = payers(rows);
         self.slots.clear();
@@ -199,8 +208,9 @@ impl StepAccounts {
     }
 
     /// Shares everything among the payers and closes the step.
-    pub(super) fn close(&mut self, launch_floor: u64, journal: &mut Journal) {
+    pub(super) fn close(&mut self, launch_floor: u64, journal: &mut impl Sink) {
         let Some(step) = self.step.take() else { return };
+        journal.closing(self.gap, self.host, self.observer);
         let mut spent = std::mem::take(&mut self.spent);
         // Canonical order: the first operation's place must not matter.
         spent.sort_by_key(|s| (s.kernel, s.driver));
@@ -220,7 +230,7 @@ impl StepAccounts {
         journal.end_step(Some(step.step.0));
     }
 
-    fn share_kernel(&mut self, spent: &Spent, step: &Step, journal: &mut Journal) {
+    fn share_kernel(&mut self, spent: &Spent, step: &Step, journal: &mut impl Sink) {
         use Part as P;
         let waiting = step.queued > 0;
         let underfilled = Account::of(Cause::UnderfilledBatch, Basis::Apportioned);
@@ -278,28 +288,31 @@ impl StepAccounts {
         &mut self,
         total: u128,
         spent: &Spent,
-        journal: &mut Journal,
+        journal: &mut impl Sink,
         commodity: Commodity,
         account: Option<Account>,
     ) {
         let (payers, slots) = (&self.payers, &self.slots);
         let basis = account.map_or(Basis::Apportioned, |account| account.basis);
+        let useful = |value| account.unwrap_or(Account::of(value, basis)).kernel(spent.kernel);
         self.splitters.all.split(total, |i, part| {
-            let account = match (payers[i].standing, account) {
-                (Standing::Useful(value), None) => Account::of(value, basis),
-                (Standing::Useful(_), Some(account)) => account,
-                (Standing::Open, _) => Account::of(Cause::WipOpen, basis),
-                (Standing::Thrown(cause, sub_reason), _) => {
-                    Account { sub_reason, ..Account::of(cause, basis) }
+            let account = match payers[i].standing {
+                Standing::Useful(value) => useful(value),
+                Standing::Open(value) => {
+                    let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
+                    return journal.post_open(slots[i], (commodity, open), useful(value), part);
+                }
+                Standing::Thrown(cause, sub_reason) => {
+                    Account { sub_reason, ..Account::of(cause, basis) }.kernel(spent.kernel)
                 }
             };
-            let number = journal.number(commodity, account.kernel(spent.kernel));
+            let number = journal.number(commodity, account);
             journal.post(slots[i], number, part);
         });
     }
 
     /// Shares `total` of device time equally among the step's requests.
-    fn share_equally(&mut self, account: Account, total: u128, journal: &mut Journal) {
+    fn share_equally(&mut self, account: Account, total: u128, journal: &mut impl Sink) {
         if total == 0 {
             return;
         }

@@ -7,66 +7,131 @@
 use std::collections::HashMap;
 
 use super::catalogue::{Cause, Level};
-use super::journal::Journal;
+use super::journal::Sink;
 use super::kernel::Bench;
 use super::posting::{Account, Basis, Commodity, SubReason};
 use super::step::StepAccounts;
-use crate::event::{DeviceState, Launch, Row, StateChange, Step};
+use crate::event::{DeviceState, Launch, Row, StateChange, Step, StepId};
 use crate::trace::Window;
 
 /// A stretch of the timeline in which a step is prepared or runs. Stretches do not overlap.
 #[derive(Clone, Copy, Debug)]
-struct Stretch {
-    host_start: u64,
-    start: u64,
-    end: u64,
-    step: usize,
+pub(super) struct Stretch {
+    pub(super) host_start: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// The place of its step.
+    pub(super) step: usize,
 }
 
-/// Walks one device's timeline as launches come.
-pub(super) struct Timeline<'a> {
-    window: (u64, u64),
+impl Stretch {
+    /// The stretch of a step behind one that ended at `end`, clipped so that it begins there at
+    /// the earliest.
+    pub(super) fn after(end: u64, step: &Step, place: usize) -> Self {
+        let start = step.start.0.max(end);
+        let host_start = step.host_start.0.max(end).min(start);
+        Self { host_start, start, end: step.end.0.max(start), step: place }
+    }
+}
+
+/// What the walker asks of a device's facts, by their places in order of time. It asks only of
+/// places that it has reached, and never goes back by more than one state.
+pub(super) trait Plan {
+    /// The state change at a place.
+    fn state(&self, place: usize) -> Option<StateChange>;
+
+    /// The stretch at a place.
+    fn stretch(&self, place: usize) -> Option<Stretch>;
+
+    /// Where a step stands.
+    fn place(&self, step: StepId) -> Option<usize>;
+
+    /// The step at a place, with its rows ordered by request.
+    fn step(&self, place: usize) -> Option<(Step, &[Row])>;
+}
+
+/// The facts of a run that has been read: all of them are known.
+pub(super) struct Recorded<'a> {
     steps: &'a [Step],
     rows: &'a [Row],
     states: &'a [StateChange],
     stretches: Vec<Stretch>,
+    places: HashMap<StepId, usize>,
+}
+
+impl<'a> Recorded<'a> {
+    /// `steps` and `states` are the device's, in order; `rows` are the run's, ordered by step.
+    pub(super) fn new(steps: &'a [Step], rows: &'a [Row], states: &'a [StateChange]) -> Self {
+        let mut end = 0;
+        let mut stretches = Vec::with_capacity(steps.len());
+        for (place, step) in steps.iter().enumerate() {
+            let stretch = Stretch::after(end, step, place);
+            end = stretch.end;
+            stretches.push(stretch);
+        }
+        let places = steps.iter().enumerate().map(|(at, step)| (step.step, at)).collect();
+        Self { steps, rows, states, stretches, places }
+    }
+}
+
+impl Plan for Recorded<'_> {
+    fn state(&self, place: usize) -> Option<StateChange> {
+        self.states.get(place).copied()
+    }
+
+    fn stretch(&self, place: usize) -> Option<Stretch> {
+        self.stretches.get(place).copied()
+    }
+
+    fn place(&self, step: StepId) -> Option<usize> {
+        self.places.get(&step).copied()
+    }
+
+    fn step(&self, place: usize) -> Option<(Step, &[Row])> {
+        let step = *self.steps.get(place)?;
+        let from = self.rows.partition_point(|row| row.step < step.step);
+        let to = from + self.rows[from..].partition_point(|row| row.step == step.step);
+        Some((step, &self.rows[from..to]))
+    }
+}
+
+/// Walks one device's timeline as launches come, over facts that are all known or become known
+/// while it walks.
+pub(super) struct Timeline<P, S> {
+    pub(super) plan: P,
+    window: (u64, u64),
     cursor: u64,
     cluster: Vec<Launch>,
     cluster_end: u64,
     at_stretch: usize,
     at_state: usize,
-    places: HashMap<u64, usize>,
     open: Option<usize>,
     accounts: StepAccounts,
     observer_ns_per_launch: u64,
     observer_due: u64,
     busy: u128,
-    journal: Journal,
-    bench: Bench,
+    pub(super) journal: S,
+    pub(super) bench: Bench,
 }
 
-impl<'a> Timeline<'a> {
-    /// `steps` and `states` are the device's, in order; `rows` are the run's, ordered by step.
+impl<P: Plan, S: Sink> Timeline<P, S> {
+    /// A walker at the window's start.
     pub(super) fn new(
         window: Window,
-        (steps, rows, states): (&'a [Step], &'a [Row], &'a [StateChange]),
+        plan: P,
         observer_ns_per_launch: u64,
-        journal: Journal,
+        journal: S,
         bench: Bench,
     ) -> Self {
         let window = (window.start_ns.0, window.end_ns.0);
         Self {
+            plan,
             window,
-            steps,
-            rows,
-            states,
-            stretches: stretches(steps),
             cursor: window.0,
             cluster: Vec::new(),
             cluster_end: 0,
             at_stretch: 0,
             at_state: 0,
-            places: steps.iter().enumerate().map(|(at, step)| (step.step.0, at)).collect(),
             open: None,
             accounts: StepAccounts::default(),
             observer_ns_per_launch,
@@ -86,12 +151,53 @@ impl<'a> Timeline<'a> {
         self.cluster.push(*launch);
     }
 
-    /// Accounts for what is left of the window; also gives the time in which operations ran.
-    pub(super) fn finish(mut self) -> (Journal, Bench, u128) {
+    /// Accounts for the time until `until`, before which everything is known: no fact of a
+    /// time before it will come.
+    pub(super) fn advance(&mut self, until: u64) {
+        if !self.cluster.is_empty() && self.cluster_end > until {
+            return;
+        }
         self.run_cluster();
-        self.idle_until(self.window.1);
+        self.idle_until(until.min(self.window.1));
+    }
+
+    /// Accounts for what is left of the window, which ends at `end`.
+    pub(super) fn close(&mut self, end: u64) {
+        self.window.1 = end;
+        self.run_cluster();
+        self.idle_until(end);
         self.switch_to(None);
+    }
+
+    /// Accounts for what is left of the window; also gives the time in which operations ran.
+    pub(super) fn finish(mut self) -> (S, Bench, u128) {
+        self.close(self.window.1);
         (self.journal, self.bench, self.busy)
+    }
+
+    /// Until when everything is accounted for.
+    pub(super) const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The time in which operations ran.
+    pub(super) const fn busy(&self) -> u128 {
+        self.busy
+    }
+
+    /// What gathered in the step that goes on, operations apart, in nanoseconds.
+    pub(super) const fn accrued(&self) -> u128 {
+        self.accounts.accrued()
+    }
+
+    /// Operations that overlap with what may still come.
+    pub(super) fn waiting(&self) -> &[Launch] {
+        &self.cluster
+    }
+
+    /// The place of the next state change and of the stretch that time has reached.
+    pub(super) const fn places(&self) -> (usize, usize) {
+        (self.at_state, self.at_stretch)
     }
 
     /// Accounts for the launches that overlap, and for the idle time before them.
@@ -126,8 +232,8 @@ impl<'a> Timeline<'a> {
         let (begin, end) = (clip(cluster[0].start.0), clip(self.cluster_end));
         // Looking at the state moves the place among the changes behind `begin`.
         self.state(begin);
-        let inside = self.states[self.at_state..].iter().take_while(|change| change.at.0 < end);
-        cuts.extend(inside.map(|change| change.at.0));
+        let later = (self.at_state..).map_while(|place| self.plan.state(place));
+        cuts.extend(later.map(|change| change.at.0).take_while(|at| *at < end));
         cuts.sort_unstable();
         cuts.dedup();
         for pair in cuts.windows(2) {
@@ -152,10 +258,11 @@ impl<'a> Timeline<'a> {
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
         self.bench.count(launch, nanos);
-        let step = launch.step.and_then(|id| self.places.get(&id.0).copied());
+        let step = launch.step.and_then(|id| self.plan.place(id));
         if let Some(at) = step {
             self.switch_to(Some(at));
             if self.accounts.add_launch(launch, nanos, &mut self.bench) {
+                self.journal.launched(launch, nanos);
                 return;
             }
         }
@@ -178,11 +285,9 @@ impl<'a> Timeline<'a> {
             self.observer_due += self.observer_ns_per_launch * self.accounts.launches();
             self.accounts.close(self.bench.launch_floor, &mut self.journal);
         }
-        if let Some(at) = step {
-            let id = self.steps[at].step;
-            let from = self.rows.partition_point(|row| row.step < id);
-            let to = from + self.rows[from..].partition_point(|row| row.step == id);
-            self.accounts.open(self.steps[at], &self.rows[from..to], &mut self.journal);
+        if let Some((step, rows)) = step.and_then(|place| self.plan.step(place)) {
+            self.journal.opening(&step, rows);
+            self.accounts.open(step, rows, &mut self.journal);
         }
     }
 
@@ -192,13 +297,13 @@ impl<'a> Timeline<'a> {
             let from = self.cursor;
             let state = self.state(from);
             let mut to = until;
-            if let Some(next) = self.states.get(self.at_state) {
+            if let Some(next) = self.plan.state(self.at_state) {
                 to = to.min(next.at.0);
             }
-            while self.stretches.get(self.at_stretch).is_some_and(|s| s.end <= from) {
+            while self.plan.stretch(self.at_stretch).is_some_and(|s| s.end <= from) {
                 self.at_stretch += 1;
             }
-            let stretch = self.stretches.get(self.at_stretch).copied();
+            let stretch = self.plan.stretch(self.at_stretch);
             if let Some(stretch) = stretch {
                 let cuts = [stretch.host_start, stretch.start, stretch.end];
                 to = cuts.into_iter().filter(|cut| *cut > from).fold(to, u64::min);
@@ -263,16 +368,18 @@ impl<'a> Timeline<'a> {
 
     /// The state at `at`; time only goes forward.
     fn state(&mut self, at: u64) -> Option<DeviceState> {
-        while self.states.get(self.at_state).is_some_and(|change| change.at.0 <= at) {
+        while self.plan.state(self.at_state).is_some_and(|change| change.at.0 <= at) {
             self.at_state += 1;
         }
-        Some(self.states[self.at_state.checked_sub(1)?].state)
+        Some(self.plan.state(self.at_state.checked_sub(1)?)?.state)
     }
 
     /// Whether a state that goes before everything touches the stretch.
     fn overridden(&mut self, from: u64, to: u64) -> bool {
         let at_start = self.state(from).is_some_and(overrides);
-        let mut later = self.states[self.at_state..].iter().take_while(|change| change.at.0 < to);
+        let mut later = (self.at_state..)
+            .map_while(|place| self.plan.state(place))
+            .take_while(|change| change.at.0 < to);
         at_start || later.any(|change| overrides(change.state))
     }
 }
@@ -283,18 +390,4 @@ const fn overrides(state: DeviceState) -> bool {
         state,
         DeviceState::Load | DeviceState::WarmUp | DeviceState::Calibrate | DeviceState::Faulted
     )
-}
-
-/// The steps' stretches, clipped so that none begins before the one before it has ended.
-fn stretches(steps: &[Step]) -> Vec<Stretch> {
-    let mut end = 0;
-    let mut stretches = Vec::with_capacity(steps.len());
-    for (i, step) in steps.iter().enumerate() {
-        let start = step.start.0.max(end);
-        let host_start = step.host_start.0.max(end).min(start);
-        let last = step.end.0.max(start);
-        stretches.push(Stretch { host_start, start, end: last, step: i });
-        end = last;
-    }
-    stretches
 }

@@ -1,0 +1,637 @@
+//! Books that are kept while a run goes on.
+//!
+//! Facts come in the order in which they were said; the same rules as for a finished run book
+//! them, device by device, up to the last moment before which everything is known. Totals at
+//! the end are those of [`Books`](super::Books), account by account, but for what only a
+//! finished run can tell: the promise's headroom, and what recording cost where the header does
+//! not say it yet.
+//!
+//! What open requests did stands under `wip.open` until they leave. Memory is bounded: it grows
+//! with the requests under way and the steps since they came, not with the run.
+
+mod device;
+mod experience;
+mod intervals;
+mod known;
+mod tally;
+mod visits;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::books::BooksOptions;
+use super::catalogue::{CAUSES, Cause, Level, Muda};
+use super::headline::{Counts, Ladder};
+use super::kernel::BrokenCeilings;
+use super::latency::Latency;
+use super::posting::{Account, Commodity};
+use super::projection::{KernelTotals, MemoryMoment};
+use super::step::{Standing, standing};
+use crate::event::{
+    DeviceState, Fact, Finish, Launch, Outcome, Power, Row, Step, StepId, Throttle,
+};
+use crate::ledger::TrialBalance;
+use crate::stat::Summary;
+use crate::trace::{Header, Slo, Status};
+use crate::unit::Nanos;
+use device::Device;
+use experience::Experience;
+use intervals::Recent;
+use tally::Top;
+
+pub use super::projection::BlockState;
+pub use experience::{LiveRequest, Stall};
+pub use intervals::{INTERVALS, Interval};
+
+/// Steps whose rows are kept by fate.
+const STEPS_SHOWN: usize = 256;
+
+/// Readings of meters that are kept.
+const READINGS: usize = 240;
+
+/// Rows of one step by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepRows {
+    /// The step.
+    pub step: StepId,
+    /// From the host's preparation to its end.
+    pub nanos: Nanos,
+    /// Requests that waited while it ran.
+    pub queued: u32,
+    /// Rows by cause; `None` is work of requests under way.
+    pub rows: BTreeMap<Cause, u32>,
+}
+
+/// A sum of postings by account.
+pub type Sums = BTreeMap<(Commodity, Account), u128>;
+
+/// Books that are kept while a run goes on.
+pub struct LiveBooks {
+    header: Header,
+    options: BooksOptions,
+    kernels: Vec<String>,
+    /// The place of each kernel among their sorted names.
+    ranks: Vec<u16>,
+    devices: Vec<Device>,
+    experience: Experience,
+    outcomes: Outcomes,
+    recent: Recent,
+    counts: Counts,
+    arrivals: Option<(Nanos, Nanos)>,
+    asked_tokens: u64,
+    newest: Option<Step>,
+    steps: VecDeque<StepRows>,
+    power: VecDeque<Power>,
+    last: Nanos,
+    closed: bool,
+    facts: u64,
+}
+
+/// How the requests that left last ended.
+#[derive(Debug, Default)]
+struct Outcomes {
+    by_request: std::collections::HashMap<u64, Outcome>,
+    order: VecDeque<u64>,
+}
+
+impl Outcomes {
+    /// Rows of a request come at most a few steps after its end; so many ends are remembered.
+    const KEPT: usize = 1 << 16;
+
+    fn insert(&mut self, request: u64, outcome: Outcome) {
+        self.by_request.insert(request, outcome);
+        self.order.push_back(request);
+        if self.order.len() > Self::KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_request.remove(&oldest);
+        }
+    }
+}
+
+/// Bytes that an operation had to move.
+fn bytes(launch: &Launch) -> u128 {
+    let bytes =
+        [launch.weight_bytes, launch.kv_bytes, launch.activation_bytes, launch.excess_bytes];
+    bytes.iter().map(|bytes| u128::from(bytes.0)).sum()
+}
+
+impl LiveBooks {
+    /// Books of the run that `header` describes, with a picture of the recent past in steps of
+    /// `interval`. While the header says `running`, the window's end is open.
+    #[must_use]
+    pub fn new(header: &Header, options: &BooksOptions, interval: Nanos) -> Self {
+        let mut window = header.window;
+        if header.status == Status::Running {
+            window.end_ns = Nanos(u64::MAX);
+        }
+        let observer = header.observer.map_or(0, |observer| observer.ns_per_launch);
+        let device =
+            |device| Device::new(device, window, header.reference_batch, options.costing, observer);
+        Self {
+            header: header.clone(),
+            options: options.clone(),
+            kernels: Vec::new(),
+            ranks: Vec::new(),
+            devices: header.devices.iter().map(device).collect(),
+            experience: Experience::default(),
+            outcomes: Outcomes::default(),
+            recent: Recent::new(interval),
+            counts: Counts::default(),
+            arrivals: None,
+            asked_tokens: 0,
+            newest: None,
+            steps: VecDeque::new(),
+            power: VecDeque::new(),
+            last: window.start_ns,
+            closed: false,
+            facts: 0,
+        }
+    }
+
+    /// Takes facts in the order in which they were said.
+    pub fn extend(&mut self, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            self.take(fact);
+        }
+        let experience = &self.experience;
+        for device in &mut self.devices {
+            device.retire(|request| experience.is_gone(request));
+        }
+    }
+
+    /// The window ends at `end`; no fact will follow.
+    pub fn close(&mut self, end: Nanos) {
+        for place in 0..self.devices.len() {
+            self.pass(place, end.0);
+            let ranks = &self.ranks;
+            self.devices[place].close(end.0, |launch| rank(ranks, launch));
+            let causes = self.devices[place].take_recent();
+            self.recent.at(end.0.saturating_sub(1)).add(&causes);
+        }
+        self.experience.close((self.header.window.start_ns.0, end.0));
+        self.last = end;
+        self.closed = true;
+    }
+
+    fn take(&mut self, fact: Fact) {
+        self.facts += 1;
+        match fact {
+            Fact::Kernel { id, name } => self.name(usize::from(id.0), name),
+            Fact::State(change) => {
+                self.moment(change.at);
+                self.experience.settle((self.header.window.start_ns.0, self.window_end()));
+                let Some(place) = self.place(change.device) else { return };
+                self.devices[place].state(change);
+                self.pass(place, change.at.0);
+            }
+            Fact::Step(step) => self.step(&step),
+            Fact::Row(row) => self.row(row),
+            Fact::Launch(launch) => {
+                if let Some(place) = self.place(launch.device) {
+                    self.devices[place].launch(launch);
+                }
+            }
+            Fact::Memory(change) => {
+                self.moment(change.at);
+                if let Some(place) = self.place(change.device) {
+                    self.devices[place].memory(&change);
+                }
+            }
+            Fact::Arrival(arrival) => {
+                self.moment(arrival.at);
+                self.counts.requests += 1;
+                self.asked_tokens += u64::from(arrival.max_tokens);
+                let interval = self.recent.at(arrival.at.0);
+                interval.arrived += 1;
+                interval.asked_tokens += u64::from(arrival.max_tokens);
+                let (first, last) = self.arrivals.unwrap_or((arrival.at, arrival.at));
+                self.arrivals = Some((first.min(arrival.at), Nanos(last.0.max(arrival.at.0))));
+                self.experience.arrive(&arrival);
+            }
+            Fact::Finish(finish) => self.finish(&finish),
+            Fact::Power(power) => self.reading(power),
+        }
+    }
+
+    fn name(&mut self, id: usize, name: String) {
+        if self.kernels.len() <= id {
+            self.kernels.resize(id + 1, String::new());
+        }
+        self.kernels[id] = name;
+        let mut sorted: Vec<&String> = self.kernels.iter().collect();
+        sorted.sort_unstable();
+        let place = |name: &String| sorted.binary_search(&name).unwrap_or(0) as u16;
+        self.ranks = self.kernels.iter().map(place).collect();
+        for device in &mut self.devices {
+            device.name(&self.kernels);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.moment(step.end);
+        self.experience.settle((self.header.window.start_ns.0, self.window_end()));
+        let interval = self.recent.at(step.end.0);
+        interval.steps += 1;
+        interval.queued = interval.queued.max(step.queued);
+        interval.running = interval.running.max(step.requests);
+        interval.kv_blocks_used = interval.kv_blocks_used.max(step.kv_blocks_used);
+        interval.kv_blocks_total = step.kv_blocks_total;
+        self.experience.step(step);
+        self.newest = Some(*step);
+        let nanos = step.end.saturating_sub(step.host_start);
+        let rows = BTreeMap::new();
+        self.steps.push_back(StepRows { step: step.step, nanos, queued: step.queued, rows });
+        if self.steps.len() > STEPS_SHOWN {
+            self.steps.pop_front();
+        }
+        let Some(place) = self.place(step.device) else { return };
+        self.pass(place, step.host_start.0);
+        self.devices[place].step(step);
+    }
+
+    fn row(&mut self, mut row: Row) {
+        // A request that has left: what its rows became is known.
+        let outcome = row.request.and_then(|id| self.outcomes.by_request.get(&id.0));
+        if let Some(outcome) = outcome {
+            let request = row_request(&row);
+            known::resolve_rows(std::slice::from_mut(&mut row), request, *outcome);
+        }
+        let Some(step) = self.newest.filter(|step| step.step == row.step) else { return };
+        let interval = self.recent.at(step.end.0);
+        let cause = match standing(row.phase, row.fate) {
+            Standing::Useful(cause) | Standing::Thrown(cause, _) | Standing::Open(cause) => cause,
+        };
+        match cause {
+            Cause::ValuePrefill => interval.prompt_tokens += u64::from(row.rows),
+            Cause::PreemptRecompute => interval.preempted_rows += u64::from(row.rows),
+            Cause::Orphaned => interval.orphaned_rows += u64::from(row.rows),
+            _ => {}
+        }
+        if device::gives_token(&row) {
+            interval.output_tokens += 1;
+        }
+        if let Some(gap) = self.experience.row(&step, &row) {
+            interval.worst_gap = interval.worst_gap.max(gap.0);
+        }
+        if let Some(shown) = self.steps.back_mut() {
+            *shown.rows.entry(cause).or_default() += row.rows;
+        }
+        if let Some(place) = self.place(step.device) {
+            self.devices[place].row(&row);
+        }
+    }
+
+    fn finish(&mut self, finish: &Finish) {
+        self.moment(finish.at);
+        let id = finish.request.0;
+        self.outcomes.insert(id, finish.outcome);
+        self.counts.cached_tokens += u64::from(finish.cached_tokens);
+        let slo = self.header.slo;
+        let interval = self.recent.at(finish.at.0);
+        interval.finished += 1;
+        if let Some((request, kept)) = self.experience.finish(finish, &slo) {
+            interval.broke_promise += u64::from(slo.is_some() && !kept);
+            if finish.outcome == Outcome::Completed {
+                self.counts.completed += 1;
+                self.counts.good += u64::from(kept);
+                self.counts.prompt_tokens += u64::from(request.arrival.prompt_tokens);
+                self.counts.accepted_tokens += u64::from(finish.output_tokens);
+            }
+        }
+        for device in &mut self.devices {
+            device.finish(id, finish.outcome);
+        }
+    }
+
+    fn reading(&mut self, power: Power) {
+        self.moment(power.at);
+        let interval = self.recent.at(power.at.0);
+        interval.power_mw = power.power_mw;
+        interval.throttled += u64::from(power.throttle != Throttle::None);
+        if let Some(place) = self.place(power.device) {
+            self.devices[place].power(&power);
+        }
+        self.power.push_back(power);
+        if self.power.len() > READINGS {
+            self.power.pop_front();
+        }
+    }
+
+    /// A device's time is known until `until`.
+    fn pass(&mut self, place: usize, until: u64) {
+        let ranks = &self.ranks;
+        let device = &mut self.devices[place];
+        let length = self.recent.length();
+        // Interval by interval, so that a long rest is drawn where it was.
+        let oldest = (until / length).saturating_sub(INTERVALS as u64) * length;
+        let mut cut = (device.cursor().max(oldest) / length + 1) * length;
+        while cut < until {
+            device.advance(cut, |launch| rank(ranks, launch));
+            let causes = device.take_recent();
+            self.recent.at(cut - 1).add(&causes);
+            cut += length;
+        }
+        device.advance(until, |launch| rank(ranks, launch));
+        let causes = device.take_recent();
+        self.recent.at(until.saturating_sub(1)).add(&causes);
+    }
+
+    fn moment(&mut self, at: Nanos) {
+        self.last = Nanos(self.last.0.max(at.0));
+    }
+
+    fn place(&self, device: u16) -> Option<usize> {
+        self.devices.iter().position(|known| known.header.id == device)
+    }
+
+    fn window_end(&self) -> u64 {
+        let running = self.header.status == Status::Running;
+        if running { self.last.0 } else { self.header.window.end_ns.0 }
+    }
+
+    fn window(&self) -> (u64, u64) {
+        (self.header.window.start_ns.0, self.last.0)
+    }
+}
+
+/// What is known at the moment.
+impl LiveBooks {
+    /// What runs, on what, how.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The last moment that a fact speaks of.
+    #[must_use]
+    pub const fn now(&self) -> Nanos {
+        self.last
+    }
+
+    /// Facts taken.
+    #[must_use]
+    pub const fn facts(&self) -> u64 {
+        self.facts
+    }
+
+    /// Postings by commodity and account. Kernels are numbered as the facts number them.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::new();
+        for device in &self.devices {
+            device.tally().sum(&mut sums);
+            for (account, amount) in self.memory_until_now(device).0 {
+                *sums.entry((Commodity::Memory, account)).or_default() += amount;
+            }
+        }
+        for (account, amount) in self.experience.totals().0 {
+            *sums.entry((Commodity::RequestTime, account)).or_default() += amount;
+        }
+        sums.retain(|_, amount| *amount > 0);
+        sums
+    }
+
+    /// Memory booked as if the window ended now, and what there was.
+    fn memory_until_now(&self, device: &Device) -> (Vec<(Account, u128)>, u128) {
+        let mut walk = device.memory.clone();
+        if !self.closed {
+            walk.close(self.last.0);
+        }
+        (walk.totals().collect(), walk.capacity())
+    }
+
+    /// The trial balances: what there was to account for so far, and what is booked or belongs
+    /// to the step that goes on.
+    #[must_use]
+    pub fn trial_balances(&self, sums: &Sums) -> Vec<(Commodity, TrialBalance)> {
+        let posted = |commodity: Commodity| -> u128 {
+            sums.iter().filter(|((c, _), _)| *c == commodity).map(|(_, amount)| amount).sum()
+        };
+        let start = self.header.window.start_ns.0;
+        let [mut time, mut bytes, mut rows, mut memory] = [(0, 0); 4];
+        for device in &self.devices {
+            time.0 += u128::from(device.cursor().saturating_sub(start));
+            time.1 += device.nanos_under_way();
+            let (moved, waiting) = device.bytes();
+            bytes.0 += moved;
+            bytes.1 += waiting;
+            rows.0 += u128::from(device.rows().0);
+            memory.0 += self.memory_until_now(device).1;
+        }
+        let requests = (self.experience.totals().1, 0);
+        [
+            (Commodity::DeviceTime, time),
+            (Commodity::Memory, memory),
+            (Commodity::Bytes, bytes),
+            (Commodity::Rows, rows),
+            (Commodity::RequestTime, requests),
+        ]
+        .into_iter()
+        .map(|(commodity, (capacity, under_way))| {
+            let posted = posted(commodity) + under_way;
+            (commodity, TrialBalance { capacity, posted })
+        })
+        .collect()
+    }
+
+    /// The sums that telescope, of device time booked so far.
+    #[must_use]
+    pub fn ladder(&self, sums: &Sums) -> Ladder {
+        let time = |((commodity, account), amount): (&(Commodity, Account), &u128)| {
+            (*commodity == Commodity::DeviceTime).then_some((*account, *amount))
+        };
+        let time = sums.iter().filter_map(time);
+        Ladder::of(time.clone().map(|(_, amount)| amount).sum(), time)
+    }
+
+    /// The waste that a cause belongs to.
+    #[must_use]
+    pub fn muda(&self, cause: Cause) -> Muda {
+        self.options.muda_map.muda(cause)
+    }
+
+    /// The level of a posting.
+    #[must_use]
+    pub fn level(&self, account: &Account) -> Level {
+        self.options.muda_map.level(account)
+    }
+
+    /// The name of the kernel that an account was spent in.
+    #[must_use]
+    pub fn kernel_name(&self, account: &Account) -> Option<&str> {
+        let name = self.kernels.get(usize::from(account.kernel?.0)).map(String::as_str);
+        name.filter(|name| !name.is_empty())
+    }
+
+    /// What each kernel did, device by device.
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelTotals> {
+        let totals = self.devices.iter().flat_map(|device| &device.bench().totals);
+        totals.filter(|kernel| kernel.launches > 0)
+    }
+
+    /// Floors that were longer than what they bound.
+    #[must_use]
+    pub fn broken_ceilings(&self) -> BrokenCeilings {
+        let mut sum = BrokenCeilings::default();
+        for broken in self.devices.iter().map(Device::broken) {
+            sum.launches += broken.launches;
+            sum.nanos += broken.nanos;
+        }
+        sum
+    }
+
+    /// The recent past: when it begins, how long an interval is, and the intervals.
+    pub fn recent(
+        &self,
+    ) -> (Nanos, Nanos, impl DoubleEndedIterator<Item = &Interval> + ExactSizeIterator) {
+        (self.recent.since(), Nanos(self.recent.length()), self.recent.items())
+    }
+
+    /// The dearest steps of a cause, with their device time. Open work counts as if it were
+    /// delivered.
+    #[must_use]
+    pub fn top_steps(&self, cause: Cause) -> Vec<(u64, u128)> {
+        let mut top = Top::default();
+        self.devices.iter().for_each(|device| device.tally().top_steps(cause, &mut top));
+        top.largest().collect()
+    }
+
+    /// The dearest requests of a cause, with their device time.
+    #[must_use]
+    pub fn top_requests(&self, cause: Cause) -> Vec<(u64, u128)> {
+        let mut top = Top::default();
+        self.devices.iter().for_each(|device| device.tally().top_requests(cause, &mut top));
+        top.largest().collect()
+    }
+
+    /// Counts so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { open: self.experience.open() as u64, ..self.counts }
+    }
+
+    /// Latencies of recent requests; gaps of recent tokens.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.experience.latency()
+    }
+
+    /// Lengths of recent steps, preparation included.
+    #[must_use]
+    pub fn step_lengths(&self) -> Option<Summary> {
+        self.experience.steps()
+    }
+
+    /// The longest gap between two tokens of a request.
+    #[must_use]
+    pub const fn stall(&self) -> Option<Stall> {
+        self.experience.stall()
+    }
+
+    /// Requests that are here, then those that left last.
+    pub fn requests(&self) -> impl Iterator<Item = LiveRequest> {
+        self.experience.requests(self.window())
+    }
+
+    /// Device time by cause that a request which is here has paid so far.
+    #[must_use]
+    pub fn paid(&self, request: u64) -> BTreeMap<Cause, u128> {
+        let mut sums = BTreeMap::new();
+        for (cause, amount) in self.devices.iter().flat_map(|d| d.tally().paid(request)) {
+            *sums.entry(cause).or_default() += amount.unsigned_abs();
+        }
+        sums
+    }
+
+    /// Memory of a device now, and the state of each KV block that is held or cached.
+    #[must_use]
+    pub fn memory(&self, place: usize) -> (MemoryMoment, Vec<(u32, BlockState)>) {
+        let Some(device) = self.devices.get(place) else { return Default::default() };
+        (MemoryMoment { at: self.last, ..device.levels.moment() }, device.levels.blocks())
+    }
+
+    /// The last step.
+    #[must_use]
+    pub const fn newest_step(&self) -> Option<Step> {
+        self.newest
+    }
+
+    /// The rows of recent steps.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = &StepRows> + ExactSizeIterator {
+        self.steps.iter()
+    }
+
+    /// What the first device's scheduler was doing last.
+    #[must_use]
+    pub fn state(&self) -> Option<DeviceState> {
+        self.devices.first().and_then(Device::last_state)
+    }
+
+    /// Nanoseconds that demand so far leaves for a token.
+    #[must_use]
+    pub fn takt_nanos(&self) -> Option<f64> {
+        let (first, last) = self.arrivals?;
+        let span = last.saturating_sub(first).0;
+        (self.asked_tokens > 0 && span > 0).then(|| span as f64 / self.asked_tokens as f64)
+    }
+
+    /// What was promised.
+    #[must_use]
+    pub const fn slo(&self) -> &Slo {
+        &self.header.slo
+    }
+
+    /// Recent readings of meters.
+    pub fn power(&self) -> impl ExactSizeIterator<Item = &Power> {
+        self.power.iter()
+    }
+
+    /// Microjoules so far: by meter, or by the declared power; and whether a meter says so.
+    #[must_use]
+    pub fn energy(&self) -> Option<(u128, bool)> {
+        let metered: Vec<u64> = self.devices.iter().filter_map(Device::metered).collect();
+        if !metered.is_empty() {
+            return Some((metered.into_iter().map(u128::from).sum(), true));
+        }
+        let model = self.header.energy?;
+        let start = self.header.window.start_ns.0;
+        let time = |device: &Device| u128::from(device.cursor().saturating_sub(start));
+        let busy = self.devices.iter().map(Device::busy).sum();
+        let capacity = self.devices.iter().map(time).sum();
+        Some((super::derived::declared(model, capacity, busy), false))
+    }
+
+    /// The last reading of the first device's meter.
+    #[must_use]
+    pub fn meter(&self) -> Option<Power> {
+        self.devices.first().and_then(Device::meter)
+    }
+
+    /// Pico-dollars so far, where there is a price.
+    #[must_use]
+    pub fn money(&self, device_nanos: u128) -> Option<u128> {
+        let price = self.header.price?;
+        Some(super::derived::priced(price, device_nanos))
+    }
+
+    /// What the figures leave open: facts out of order, requests booked by shares.
+    #[must_use]
+    pub fn doubts(&self) -> (u64, Nanos) {
+        let late = self.devices.iter().map(|device| device.late).sum();
+        let by_shares: u128 = self.devices.iter().map(|device| device.by_shares).sum();
+        (late, Nanos(by_shares as u64))
+    }
+
+    /// Every cause with its place in the catalogue.
+    pub fn causes() -> impl Iterator<Item = Cause> {
+        CAUSES.iter().map(|entry| entry.cause)
+    }
+}
+
+fn row_request(row: &Row) -> u64 {
+    row.request.map_or(0, |id| id.0)
+}
+
+fn rank(ranks: &[u16], launch: &Launch) -> u16 {
+    ranks.get(usize::from(launch.kernel.0)).copied().unwrap_or(u16::MAX)
+}

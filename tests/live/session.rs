@@ -1,0 +1,162 @@
+//! Sessions on the modelled device, each with another kind of loss in it.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
+use gemba::backend::{Backend, DeviceError};
+use gemba::cost::Storage;
+use gemba::engine::limits;
+use gemba::event::{Ceilings, Dtype, Fact, Outcome};
+use gemba::model::{Family, Precision, Rope, Shape};
+use gemba::schedule::Scheduling;
+use gemba::session::{self, DeviceSource, SessionOptions, World};
+use gemba::trace::{DeviceHeader, Header};
+use gemba::unit::{Bytes, Nanos};
+use gemba::workload::{self, Format, RequestSpec, Workload};
+
+pub fn shape() -> Shape {
+    Shape {
+        family: Family::Llama,
+        layers: 2,
+        hidden: 64,
+        ffn: 128,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 32,
+        vocab: 200,
+        context: 4096,
+        rope: Rope { theta: 1e4, scaling: None },
+        norm_eps: 1e-5,
+        qkv_bias: false,
+        qk_norm: false,
+        tied_embeddings: true,
+        sliding_window: None,
+    }
+}
+
+fn ceilings() -> Ceilings {
+    Ceilings {
+        read_bytes_per_s: 1_000_000_000,
+        copy_bytes_per_s: 1_000_000_000,
+        cache_bytes_per_s: 10_000_000_000,
+        ops_per_s: BTreeMap::from([(Dtype::F32, 10_000_000_000)]),
+        launch_floor_ns: Nanos(1_000),
+    }
+}
+
+/// Ten requests of unlike length, one each 5 ms.
+fn demand() -> Vec<RequestSpec> {
+    let spec = |id: u64| RequestSpec::new(Nanos(id * 5_000_000), 20 + id as u32, 6 + id as u32 * 5);
+    (0..10).map(spec).collect()
+}
+
+fn workload(requests: Vec<RequestSpec>) -> Workload {
+    Workload {
+        name: "test".to_owned(),
+        format: Format::Synthetic,
+        sha256: String::new(),
+        seed: 1,
+        block_tokens: None,
+        classes: vec![workload::Class::named("any")],
+        slo: workload::Slo::default(),
+        requests,
+        notes: Vec::new(),
+        recorded_start_unix_nanos: None,
+    }
+}
+
+/// Runs a session. Gives the header of its folder and its facts.
+pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>) {
+    let clock = ManualClock::start();
+    let engine = options.engine;
+    let storage = Storage {
+        weights: Precision::F32,
+        kv: Precision::F32,
+        activation_bytes: 4,
+        activation_dtype: Dtype::F32,
+        block_tokens: engine.memory.block_tokens,
+        piece_tokens: None,
+        quantized_rows: false,
+    };
+    let timing = Timing {
+        ceilings: ceilings(),
+        host_per_step: Nanos(20_000),
+        launch_gap: Nanos(1_000),
+        ..Timing::default()
+    };
+    let device_clock = clock.clone();
+    let load = move || -> Result<Box<dyn Backend>, DeviceError> {
+        device_clock.advance(Nanos(5_000_000));
+        let clock = device_clock.clone();
+        Ok(Box::new(ModelledDevice::new(shape(), storage, limits(&engine), timing, clock)))
+    };
+    let mut facts = Vec::new();
+    let stop = AtomicBool::new(false);
+    let world = World {
+        clock: &clock,
+        recorder: &mut facts,
+        scratch: None,
+        stop: &stop,
+        progress: &mut |_| (),
+    };
+    let source = DeviceSource { load: Box::new(load), calibrate: None };
+    let outcome = session::run(options, workload, None, source, world).unwrap();
+    let mut header = Header::begin();
+    header.status = outcome.status;
+    header.window = outcome.window;
+    header.reference_batch = engine.batching.max_num_seqs;
+    header.kv_bytes_per_token = outcome.kv_bytes_per_token;
+    header.model.name = "shape:test".to_owned();
+    header.workload.name = workload.name.clone();
+    header.devices = vec![DeviceHeader {
+        id: 0,
+        kind: "modelled".to_owned(),
+        name: "test device".to_owned(),
+        memory_bytes: Bytes(1 << 24),
+        ceilings: ceilings(),
+        calibration: Vec::new(),
+    }];
+    (header, facts)
+}
+
+fn options() -> SessionOptions {
+    let mut options = SessionOptions::default();
+    options.engine.batching.max_num_seqs = 4;
+    options
+}
+
+/// Every kind by name; the first loses nothing.
+pub fn all() -> Vec<(&'static str, Header, Vec<Fact>)> {
+    let mut all = Vec::new();
+    let mut add = |name, options: &SessionOptions, requests| {
+        let (header, facts) = run(options, &workload(requests));
+        all.push((name, header, facts));
+    };
+    add("continuous", &options(), demand());
+    for scheduling in [Scheduling::Static, Scheduling::Window] {
+        let mut batched = options();
+        batched.engine.batching.scheduling = scheduling;
+        add(scheduling.code(), &batched, demand());
+    }
+    let mut lost = demand();
+    lost[1].cancel_after = Some(Nanos(9_000_000));
+    lost[3].timeout = Some(Nanos(8_000_000));
+    lost[4].outcome = Outcome::Malformed;
+    lost[5].outcome = Outcome::Failed;
+    add("clients that leave and answers that fail", &options(), lost.clone());
+    let mut deaf = options();
+    deaf.engine.stopping.honour_cancel = false;
+    deaf.engine.stopping.check_interval = 3;
+    add("an engine that does not notice", &deaf, lost);
+    let mut tight = options();
+    tight.engine.memory.max_sequence_tokens = 96;
+    tight.engine.memory.kv_blocks = 9;
+    add("little memory", &tight, demand());
+    let mut chunked = options();
+    chunked.engine.batching.max_num_batched_tokens = 8;
+    add("small chunks", &chunked, demand());
+    all
+}
