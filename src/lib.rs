@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod model;
 pub mod report;
 pub mod schedule;
+pub mod serve;
 pub mod session;
 pub mod stat;
 pub mod trace;

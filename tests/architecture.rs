@@ -24,6 +24,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("backend", &["cost", "event", "model", "unit"]),
     ("engine", &["backend", "cost", "event", "model", "schedule", "unit"]),
     ("session", &["backend", "engine", "event", "model", "schedule", "trace", "unit", "workload"]),
+    ("serve", &["backend", "engine", "event", "model", "schedule", "session", "trace", "unit"]),
     ("waste", &["cost", "event", "ledger", "stat", "trace", "unit"]),
     ("report", &["stat", "unit", "waste"]),
     ("cli", &["report"]),

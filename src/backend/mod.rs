@@ -173,6 +173,65 @@ pub struct StepInputs<'a> {
     pub logits_rows: &'a [u32],
     /// One per row that asks for logits.
     pub sampling: &'a [Sampling],
+    /// Rows that may not choose freely, ascending, each at most once.
+    pub masks: &'a [Mask<'a>],
+}
+
+/// The tokens that a row may choose among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mask<'a> {
+    /// Which row, counted among the rows that ask for logits.
+    pub row: u32,
+    /// A bit per token of the vocabulary: bit `t % 32` of word `t / 32` is set where token `t`
+    /// may be chosen.
+    pub allowed: &'a [u32],
+}
+
+impl Mask<'_> {
+    /// Words of a mask for `vocab` tokens.
+    #[must_use]
+    pub const fn words(vocab: u32) -> usize {
+        vocab.div_ceil(32) as usize
+    }
+
+    /// Whether `token` may be chosen.
+    #[must_use]
+    pub fn allows(&self, token: u32) -> bool {
+        allows(self.allowed, token)
+    }
+}
+
+/// Whether the bit of `token` is set.
+pub(crate) fn allows(allowed: &[u32], token: u32) -> bool {
+    allowed.get((token / 32) as usize).is_some_and(|word| word >> (token % 32) & 1 == 1)
+}
+
+/// Whether the masks of a step make sense: of rows there are, and each allows a token of the
+/// vocabulary.
+pub(crate) fn check_masks(inputs: &StepInputs<'_>, vocab: u32) -> Result<(), DeviceError> {
+    let rows = inputs.logits_rows.len() as u32;
+    let said = |what: String| Err(DeviceError::Limits(what));
+    if !inputs.masks.is_sorted_by(|a, b| a.row < b.row) {
+        return said("masks: not in ascending order of their rows".to_owned());
+    }
+    for mask in inputs.masks {
+        let (row, found, words) = (mask.row, mask.allowed.len(), Mask::words(vocab));
+        if row >= rows || found != words {
+            return said(format!(
+                "mask of {found} words for row {row}: expected {words} words and one of {rows} rows"
+            ));
+        }
+        // Bits behind the vocabulary name no token.
+        let last = match vocab % 32 {
+            0 => u32::MAX,
+            bits => (1 << bits) - 1,
+        };
+        let (ending, whole) = mask.allowed.split_last().unwrap_or((&0, &[]));
+        if whole.iter().all(|word| *word == 0) && ending & last == 0 {
+            return said(format!("mask of row {row} allows no token"));
+        }
+    }
+    Ok(())
 }
 
 /// When an operation ran.
@@ -254,6 +313,9 @@ pub enum DeviceError {
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps.
 /// 6. After an error the backend may be dropped, and nothing else.
+/// 7. A row with a [`Mask`] chooses among the tokens it allows, by the same rules of temperature
+///    and cuts; the log-probability stays that of the whole distribution. `begin_step` refuses a
+///    mask that allows nothing, or that is not one word per 32 tokens.
 pub trait Backend {
     /// What the device is and how its memory is used.
     fn description(&self) -> &Description;

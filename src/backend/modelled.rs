@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Backend, Description, DeviceError, Limits, Op, Sampled, SequenceRows, Span, StepInputs,
+    check_masks,
 };
 use crate::cost::{Floor, Formulas, StepLoad, Storage};
 use crate::event::{Ceilings, Clock};
@@ -192,7 +193,7 @@ impl ModelledDevice {
         {
             return said(format!("rows {:?} ask for logits", inputs.logits_rows));
         }
-        Ok(())
+        check_masks(inputs, self.shape.vocab)
     }
 }
 
@@ -229,11 +230,17 @@ impl Backend for ModelledDevice {
         self.sampled.clear();
         self.logits.clear();
         self.logits.resize(inputs.logits_rows.len() * vocab as usize, 0.0);
-        for (&row, logits) in inputs.logits_rows.iter().zip(self.logits.chunks_mut(vocab as usize))
+        for (at, (&row, logits)) in
+            inputs.logits_rows.iter().zip(self.logits.chunks_mut(vocab as usize)).enumerate()
         {
-            let token = hashes[row as usize] % vocab;
+            let wanted = hashes[row as usize] % vocab;
+            let mask = inputs.masks.iter().find(|mask| mask.row == at as u32);
+            // The first allowed token from the wanted one on, around the vocabulary.
+            let mut around = (0..vocab).map(|step| ((wanted + step) % vocab) as u32);
+            let token = around.find(|token| mask.is_none_or(|mask| mask.allows(*token)));
+            let token = token.unwrap_or(wanted as u32);
             logits[token as usize] = 1.0;
-            self.sampled.push(Sampled { token: token as u32, logprob: 0.0 });
+            self.sampled.push(Sampled { token, logprob: 0.0 });
         }
         let sequences = inputs.sequences.iter();
         self.load = self.formulas.load(
@@ -330,6 +337,7 @@ mod tests {
         let rows = tokens.len() as u32;
         let sequence = SequenceRows { rows: 0..rows, context, blocks };
         let inputs = StepInputs {
+            masks: &[],
             tokens,
             sequences: &[sequence],
             logits_rows: &[rows - 1],
@@ -370,8 +378,13 @@ mod tests {
         let clock = ManualClock::start();
         let mut device = device(timing, &clock);
         let sequences = [SequenceRows { rows: 0..1, context: 0, blocks: &[0] }];
-        let inputs =
-            StepInputs { tokens: &[1], sequences: &sequences, logits_rows: &[], sampling: &[] };
+        let inputs = StepInputs {
+            tokens: &[1],
+            sequences: &sequences,
+            logits_rows: &[],
+            sampling: &[],
+            masks: &[],
+        };
         let down = Op::Linear { layer: 0, projection: Projection::Down };
         device.begin_step(&inputs).unwrap();
         device.launch(down).unwrap();
@@ -406,6 +419,7 @@ mod tests {
             let tokens = vec![0; tokens];
             let rows: Vec<u32> = (0..logits).map(|_| 1).collect();
             let inputs = StepInputs {
+                masks: &[],
                 tokens: &tokens,
                 sequences: &sequences,
                 logits_rows: &rows,

@@ -333,6 +333,7 @@ impl Bench {
         let load = self.formulas.load(loads, logits_rows.len() as u32);
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.cpu.begin_step(&StepInputs {
+            masks: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,

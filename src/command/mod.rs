@@ -7,6 +7,7 @@ pub mod model;
 pub mod planted;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod workload;
 
 use std::io::{IsTerminal, Write};
@@ -39,6 +40,8 @@ enum Command {
     Model(model::ModelArgs),
     /// Plant known wastes and show that the books find them
     Planted(planted::PlantedArgs),
+    /// Serve a model behind the OpenAI-compatible API and record what it does
+    Serve(Box<serve::ServeArgs>),
     /// Look at, make or convert workloads
     Workload(workload::WorkloadArgs),
 }
@@ -142,6 +145,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
             Ok(Done::Pass)
         }
         Command::Planted(args) => planted::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Workload(args) => {
             workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;
             Ok(Done::Pass)

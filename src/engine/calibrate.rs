@@ -211,6 +211,7 @@ impl<'a> Sweep<'a> {
         let logits_rows: Vec<u32> = (0..logits_rows).collect();
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.backend.begin_step(&StepInputs {
+            masks: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,

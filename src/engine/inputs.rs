@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{Sampling, SequenceRows};
+use crate::backend::{Mask, Sampling, SequenceRows};
 use crate::schedule::{Decision, Scheduled, Scheduler};
 
 /// The buffers of a step's inputs, kept from step to step.
@@ -14,6 +14,10 @@ pub(super) struct Inputs {
     pub(super) logits_rows: Vec<u32>,
     /// How each of them samples.
     pub(super) sampling: Vec<Sampling>,
+    /// Rows that may not choose freely, counted among `logits_rows`.
+    masked: Vec<u32>,
+    /// Their masks, one after another.
+    mask_words: Vec<u32>,
     /// Per scheduled entry its rows.
     rows: Vec<Range<u32>>,
     /// The block that each finished slot writes to.
@@ -56,6 +60,32 @@ impl Inputs {
             self.tokens.extend(std::iter::repeat_n(PADDING_TOKEN, padding));
             self.rows.push(start as u32..self.tokens.len() as u32);
         }
+    }
+
+    /// Fills the masks. `allowed` appends the mask of a scheduled entry that samples, if it has
+    /// one.
+    pub(super) fn mask(
+        &mut self,
+        decision: &Decision,
+        mut allowed: impl FnMut(&Scheduled, &mut Vec<u32>),
+    ) {
+        self.masked.clear();
+        self.mask_words.clear();
+        let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
+        for (row, scheduled) in (0..).zip(samples) {
+            let before = self.mask_words.len();
+            allowed(scheduled, &mut self.mask_words);
+            if self.mask_words.len() > before {
+                self.masked.push(row);
+            }
+        }
+    }
+
+    /// The masks of the filled step.
+    pub(super) fn masks(&self) -> Vec<Mask<'_>> {
+        let words = self.mask_words.len() / self.masked.len().max(1);
+        let masks = self.mask_words.chunks(words.max(1));
+        self.masked.iter().zip(masks).map(|(&row, allowed)| Mask { row, allowed }).collect()
     }
 
     /// The sequences of the filled step.

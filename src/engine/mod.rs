@@ -13,5 +13,5 @@ mod order;
 mod step;
 
 pub use chronicle::States;
-pub use order::{Answer, Checker, Finished, Order, Verdict};
+pub use order::{Answer, Checker, Consumer, Finished, Order, Verdict};
 pub use step::{Counts, Engine, EngineError, Turn, limits};

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::backend::Sampling;
+use crate::backend::{Sampled, Sampling};
 use crate::event::{Arrival, Finish, Outcome};
 use crate::schedule::Pause;
 use crate::unit::Nanos;
@@ -35,6 +35,25 @@ pub enum Verdict<'c> {
     Recorded(Outcome),
     /// [`Outcome::Completed`] or [`Outcome::Malformed`], as the checker finds.
     Checked(&'c dyn Checker),
+}
+
+/// Follows an answer while it comes into being, on the engine's own thread: it must not wait.
+pub trait Consumer: std::fmt::Debug {
+    /// Whether it may change which tokens come, or where they end.
+    fn steers(&self) -> bool;
+
+    /// The tokens that may come next, one bit each as in [`Mask`](crate::backend::Mask); `None`
+    /// for all.
+    fn allowed(&mut self) -> Option<&[u32]>;
+
+    /// The next token came, chosen from `logits`. Whether the answer ends with it.
+    fn take(&mut self, sampled: Sampled, logits: &[f32], at: Nanos) -> bool;
+
+    /// Whether the answer, which has come to its end, has the form it was to have.
+    fn accepts(&self) -> bool;
+
+    /// The request has left.
+    fn leave(&mut self, finish: &Finish);
 }
 
 /// A request for the engine.

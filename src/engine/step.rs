@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::backend::{Backend, DeviceError, Limits, Op, Sampled, Sampling, Span, StepInputs};
 use crate::cost::{Budget, Formulas};
 use crate::event::{
-    Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
+    Arrival, Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
 };
 use crate::schedule::{
     self, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal, Scheduled,
@@ -16,7 +16,7 @@ use crate::unit::Nanos;
 use super::chronicle::{Chronicle, States};
 use super::forward;
 use super::inputs::Inputs;
-use super::order::{Answer, Finished, Order, Verdict};
+use super::order::{Answer, Consumer, Finished, Order, Verdict};
 
 /// Why an engine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +87,15 @@ pub struct Counts {
     pub steps: u64,
     /// Launches.
     pub launches: u64,
+    /// Running requests that lost their memory.
+    pub preemptions: u64,
 }
 
 /// A request inside the engine.
 struct Live<'c> {
     answer: Answer,
     verdict: Verdict<'c>,
+    consumer: Option<Box<dyn Consumer + 'c>>,
     output: Vec<u32>,
     first_scheduled: Option<Nanos>,
     first_token: Option<Nanos>,
@@ -219,7 +222,18 @@ impl<'c> Engine<'c> {
 
     /// A request comes. It is refused, and has thereby left, if it could never run to its end.
     pub fn submit(&mut self, order: Order<'c>, recorder: &mut dyn Recorder) -> Option<Refusal> {
-        let deterministic = order.is_deterministic();
+        self.submit_for(order, None, recorder)
+    }
+
+    /// As [`Engine::submit`], with somebody who follows the answer.
+    pub fn submit_for(
+        &mut self,
+        order: Order<'c>,
+        consumer: Option<Box<dyn Consumer + 'c>>,
+        recorder: &mut dyn Recorder,
+    ) -> Option<Refusal> {
+        let steered = consumer.as_ref().is_some_and(|consumer| consumer.steers());
+        let deterministic = order.is_deterministic() && !steered;
         let Order { arrival, prompt, answer, verdict, deadline, pauses } = order;
         let (request, arrived) = (arrival.request, arrival.at);
         let max_tokens = arrival.max_tokens;
@@ -228,6 +242,7 @@ impl<'c> Engine<'c> {
         let live = Live {
             answer,
             verdict,
+            consumer,
             output: Vec::new(),
             first_scheduled: None,
             first_token: None,
@@ -250,6 +265,23 @@ impl<'c> Engine<'c> {
             self.chronicle.states.enter(DeviceState::Host, arrived, recorder);
         }
         refusal
+    }
+
+    /// A request comes and is turned away before the engine looks at it.
+    pub fn turn_away(&mut self, arrival: Arrival, recorder: &mut dyn Recorder) {
+        let (request, at) = (arrival.request, self.clock.now().max(arrival.at));
+        recorder.record(Fact::Arrival(arrival));
+        recorder.record(Fact::Finish(Finish {
+            request,
+            at,
+            first_scheduled: None,
+            first_token: None,
+            cached_tokens: 0,
+            output_tokens: 0,
+            outcome: Outcome::Rejected,
+        }));
+        self.counts.arrived += 1;
+        self.counts.finished += 1;
     }
 
     /// The client of `request` goes away.
@@ -308,6 +340,7 @@ impl<'c> Engine<'c> {
 
     /// Notes when requests are first given rows.
     fn schedule(&mut self, decision: &Decision, at: Nanos) {
+        self.counts.preemptions += decision.preempted.len() as u64;
         for admission in &decision.admitted {
             if let Some(live) = self.live.get_mut(&admission.request)
                 && !admission.again
@@ -329,6 +362,10 @@ impl<'c> Engine<'c> {
     fn run(&mut self, decision: &Decision) -> Result<(Nanos, Nanos), DeviceError> {
         let Self { backend, scheduler, inputs, live, operations, .. } = self;
         inputs.fill(decision, scheduler, |scheduled| sampling(scheduled, live));
+        inputs.mask(decision, |scheduled, words| {
+            words.extend_from_slice(allowed(scheduled, live).unwrap_or_default());
+        });
+        let masks = inputs.masks();
         let sequences = inputs.sequences(decision, scheduler);
         let load = self.formulas.load(
             sequences.iter().map(|rows| (rows.context, rows.rows.len() as u32)),
@@ -341,6 +378,7 @@ impl<'c> Engine<'c> {
             sequences: &sequences,
             logits_rows: &inputs.logits_rows,
             sampling: &inputs.sampling,
+            masks: &masks,
         })?;
         let start = self.clock.now();
         for (op, _) in operations.iter() {
@@ -362,8 +400,9 @@ impl<'c> Engine<'c> {
     /// The token of each entry that samples: pinned ones in place of the device's.
     fn take_tokens(&mut self, decision: &Decision, at: Nanos) -> Vec<schedule::Sampled> {
         let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
+        let vocab = self.backend.shape().vocab as usize;
         let mut tokens = Vec::with_capacity(self.sampled.len());
-        for (scheduled, sampled) in samples.zip(&self.sampled) {
+        for (row, (scheduled, sampled)) in samples.zip(&self.sampled).enumerate() {
             let live = scheduled.request.and_then(|request| self.live.get_mut(&request));
             // Rows without an owner, and rows behind the end of a told request.
             let Some(live) = live else {
@@ -379,6 +418,11 @@ impl<'c> Engine<'c> {
                 Answer::Pinned(_) => false,
                 Answer::Free { end_tokens, .. } => end_tokens.contains(&token),
             };
+            let stop = stop
+                | live.consumer.as_mut().is_some_and(|consumer| {
+                    let logits = &self.backend.logits()[row * vocab..(row + 1) * vocab];
+                    consumer.take(Sampled { token, ..*sampled }, logits, at)
+                });
             live.first_token.get_or_insert(at);
             live.output.push(token);
             self.counts.output_tokens_sampled += 1;
@@ -445,6 +489,9 @@ impl<'c> Engine<'c> {
     /// How a request ended whose answer is whole.
     fn judge(&self, request: RequestId, output_tokens: u32) -> Outcome {
         let Some(live) = self.live.get(&request) else { return Outcome::Completed };
+        if live.consumer.as_ref().is_some_and(|consumer| !consumer.accepts()) {
+            return Outcome::Malformed;
+        }
         match &live.verdict {
             Verdict::Recorded(outcome) => *outcome,
             Verdict::Checked(checker) => {
@@ -479,6 +526,9 @@ impl<'c> Engine<'c> {
             output_tokens,
             outcome,
         };
+        if let Some(consumer) = &mut live.consumer {
+            consumer.leave(&finish);
+        }
         // A request whose cancellation is not honoured runs on for nobody, on the same tokens.
         if outcome != Outcome::Cancelled || self.scheduler.options().stopping.honour_cancel {
             self.live.remove(&request);
@@ -502,6 +552,14 @@ fn sampling(scheduled: &Scheduled, live: &HashMap<RequestId, Live<'_>>) -> Sampl
         }
         _ => Sampling::GREEDY,
     }
+}
+
+/// The tokens that a scheduled entry may choose among, if somebody says so.
+fn allowed<'l>(
+    scheduled: &Scheduled,
+    live: &'l mut HashMap<RequestId, Live<'_>>,
+) -> Option<&'l [u32]> {
+    live.get_mut(&scheduled.request?)?.consumer.as_mut()?.allowed()
 }
 
 /// Prompt tokens that a row computed for the first time.

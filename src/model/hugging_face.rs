@@ -19,6 +19,7 @@ use super::weights::{Entry, FileBytes, Naming, Weights};
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const TOKENIZER: &str = "tokenizer.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The most bytes that are read of a JSON file; an index of a large model has a few megabytes.
 const JSON_MOST: u64 = 256 << 20;
@@ -35,6 +36,7 @@ pub(super) fn open(folder: &Path) -> Result<Parts, ModelError> {
     let generation = optional("generation_config.json")?;
     let tokens = optional("tokenizer_config.json")?;
     checkpoint.markers = MarkerTokens::from_json(&[&generation, &parsed(&config)], &tokens);
+    checkpoint.chat_template = chat_template(folder, &tokens)?;
     let tokenizer = folder.join(TOKENIZER);
     checkpoint.tokenizer = if tokenizer.exists() {
         TokenizerSource::File(tokenizer)
@@ -68,7 +70,26 @@ pub(super) fn assemble(
     let weights = Weights::new(path, &shape, files, entries, &naming)?;
     let tokenizer = TokenizerSource::Missing(format!("no {TOKENIZER} given"));
     let markers = MarkerTokens::from_json(&[&parsed(config)], &Value::Null);
-    Ok(Parts { shape, weights, markers, tokenizer })
+    Ok(Parts { shape, weights, markers, tokenizer, chat_template: None })
+}
+
+/// The template of `chat_template.jinja`, else the one in `tokenizer_config.json`: a text, or a
+/// list of named ones of which `default` is meant.
+fn chat_template(folder: &Path, tokens: &Value) -> Result<Option<String>, ModelError> {
+    let path = folder.join(CHAT_TEMPLATE);
+    if path.exists() {
+        let found = String::from_utf8(read(&path)?).map_err(|error| error.to_string());
+        return found.map(Some).map_err(|what| ModelError::Malformed { path, what });
+    }
+    let default = |templates: &Vec<Value>| {
+        let named = |name: &str| templates.iter().find(|template| template["name"] == name);
+        named("default").or_else(|| templates.first()).cloned()
+    };
+    let found = match &tokens["chat_template"] {
+        Value::Array(templates) => default(templates).unwrap_or_default()["template"].clone(),
+        one => one.clone(),
+    };
+    Ok(found.as_str().map(str::to_owned))
 }
 
 /// The value of a text that was already parsed for its fields.

@@ -24,6 +24,7 @@ pub struct Model {
     markers: MarkerTokens,
     source: Source,
     tokenizer: TokenizerSource,
+    chat_template: Option<String>,
     /// Read when text is first needed.
     loaded: OnceLock<Result<Tokenizer, String>>,
 }
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     pub(super) weights: Weights,
     pub(super) markers: MarkerTokens,
     pub(super) tokenizer: TokenizerSource,
+    pub(super) chat_template: Option<String>,
 }
 
 /// Where tensors come from.
@@ -99,6 +101,7 @@ impl Model {
             markers: MarkerTokens::default(),
             source: Source::Random { seed },
             tokenizer: TokenizerSource::Missing(why),
+            chat_template: None,
             loaded: OnceLock::new(),
         }
     }
@@ -128,7 +131,7 @@ impl Model {
     }
 
     fn from_parts(name: String, parts: Parts) -> Self {
-        let Parts { shape, weights, markers, tokenizer } = parts;
+        let Parts { shape, weights, markers, tokenizer, chat_template } = parts;
         Self {
             name,
             shape,
@@ -137,6 +140,7 @@ impl Model {
             markers,
             source: Source::Files(weights),
             tokenizer,
+            chat_template,
             loaded: OnceLock::new(),
         }
     }
@@ -198,20 +202,45 @@ impl Model {
         &self.markers
     }
 
+    /// How a conversation becomes a prompt: a Jinja template, where the model's files hold one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Whether its weights are random.
+    #[must_use]
+    pub const fn is_random(&self) -> bool {
+        matches!(self.source, Source::Random { .. })
+    }
+
     /// The tokenizer, read on the first call.
     ///
     /// # Errors
     /// [`ModelError::NoTokenizer`] if the model has none or it cannot be read.
     pub fn tokenizer(&self) -> Result<&Tokenizer, ModelError> {
+        let loaded = self.loaded.get_or_init(|| self.load_tokenizer());
+        loaded.as_ref().map_err(|why| self.no_tokenizer(why.clone()))
+    }
+
+    /// The tokenizer, read for the caller alone.
+    ///
+    /// # Errors
+    /// As [`Model::tokenizer`].
+    pub fn open_tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        self.load_tokenizer().map_err(|why| self.no_tokenizer(why))
+    }
+
+    fn load_tokenizer(&self) -> Result<Tokenizer, String> {
         let weights = match &self.source {
             Source::Files(weights) => weights.files().first().map_or(&[][..], FileBytes::bytes),
             Source::Random { .. } => &[],
         };
-        let loaded =
-            self.loaded.get_or_init(|| self.tokenizer.load(&self.name, self.shape.vocab, weights));
-        loaded
-            .as_ref()
-            .map_err(|why| ModelError::NoTokenizer { model: self.name.clone(), why: why.clone() })
+        self.tokenizer.load(&self.name, self.shape.vocab, weights)
+    }
+
+    fn no_tokenizer(&self, why: String) -> ModelError {
+        ModelError::NoTokenizer { model: self.name.clone(), why }
     }
 
     /// The values of a norm or a bias.

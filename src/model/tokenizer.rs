@@ -6,16 +6,66 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::gguf::Vocabulary;
+use super::pieces::{Piece, pieces};
+use super::stand_in::{END, SMALLEST, StandIn};
 
 /// A model's tokenizer. Shareable across threads.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     model: String,
     vocab: u32,
 }
 
+#[derive(Debug)]
+enum Inner {
+    /// The model's own.
+    Own(Box<tokenizers::Tokenizer>),
+    /// For random weights, which have none.
+    StandIn(StandIn),
+}
+
 impl Tokenizer {
+    /// A tokenizer for a model of `vocab` tokens that has none of its own: any text becomes ids
+    /// and comes back, and the model's random answers become something that can be read.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if so few tokens cannot stand for every text.
+    pub fn stand_in(model: &str, vocab: u32) -> Result<Self, ModelError> {
+        if vocab < SMALLEST {
+            let what = format!("expected a vocabulary of at least {SMALLEST}, found {vocab}");
+            return Err(ModelError::Tokenizer { model: model.to_owned(), what });
+        }
+        let inner = Inner::StandIn(StandIn { vocab });
+        Ok(Self { inner, model: model.to_owned(), vocab })
+    }
+
+    /// Whether it is a stand-in, not the model's own.
+    #[must_use]
+    pub const fn is_stand_in(&self) -> bool {
+        matches!(self.inner, Inner::StandIn(_))
+    }
+
+    /// The tokens that end an answer by this tokenizer's own rules.
+    #[must_use]
+    pub const fn end(&self) -> Option<u32> {
+        match self.inner {
+            Inner::Own(_) => None,
+            Inner::StandIn(_) => Some(END),
+        }
+    }
+
+    /// The text of each token of the model's vocabulary, by id.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<Piece> {
+        match &self.inner {
+            Inner::StandIn(words) => (0..self.vocab)
+                .map(|id| Piece { bytes: words.bytes(id), control: id == END })
+                .collect(),
+            Inner::Own(own) => pieces(own, self.vocab),
+        }
+    }
+
     /// The ids of `text` as a prompt: with the begin token and what else the model wants around
     /// a text, where its tokenizer says so.
     ///
@@ -46,26 +96,51 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] if it refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(ids, true).map_err(|error| self.refused(error.to_string()))
+        match &self.inner {
+            Inner::Own(own) => {
+                own.decode(ids, true).map_err(|error| self.refused(error.to_string()))
+            }
+            Inner::StandIn(words) => Ok(words.decode(ids)),
+        }
     }
 
     /// The id of a token's text.
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        match &self.inner {
+            Inner::Own(own) => own.token_to_id(token),
+            Inner::StandIn(words) => match words.encode(token)[..] {
+                [id] => Some(id),
+                _ => None,
+            },
+        }
+    }
+
+    /// The name of a token, control tokens included, as the tokenizer spells it.
+    #[must_use]
+    pub fn name(&self, id: u32) -> Option<String> {
+        match &self.inner {
+            Inner::Own(own) => own.id_to_token(id),
+            Inner::StandIn(_) => None,
+        }
     }
 
     /// Tokens it knows, control tokens included.
     #[must_use]
     pub fn vocab(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        match &self.inner {
+            Inner::Own(own) => own.get_vocab_size(true),
+            Inner::StandIn(words) => words.vocab as usize,
+        }
     }
 
     fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>, ModelError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, around)
-            .map_err(|error| self.refused(error.to_string()))?;
+        let own = match &self.inner {
+            Inner::Own(own) => own,
+            Inner::StandIn(words) => return Ok(words.encode(text)),
+        };
+        let encoding =
+            own.encode_fast(text, around).map_err(|error| self.refused(error.to_string()))?;
         let ids = encoding.get_ids().to_vec();
         match ids.iter().find(|&&id| id >= self.vocab) {
             None => Ok(ids),
@@ -119,6 +194,7 @@ impl TokenizerSource {
             },
             Self::Missing(reason) => return Err(reason.clone()),
         };
+        let inner = Inner::Own(Box::new(inner));
         Ok(Tokenizer { inner, model: model.to_owned(), vocab })
     }
 }

@@ -18,4 +18,4 @@ mod warm_up;
 pub use demand::Words;
 pub use options::{FreeTokens, Generation, Limit, Preparation, SessionOptions};
 pub use progress::{Progress, Stage};
-pub use run::{DeviceSource, Outcome, SessionError, World, run};
+pub use run::{DeviceSource, Outcome, Prepared, SessionError, World, prepare, run};

@@ -6,13 +6,14 @@ use crate::backend::{Backend, Description, DeviceError};
 use crate::engine::{Counts, Engine, EngineError, Finished, States};
 use crate::event::{Calibration, Clock, DeviceState, Recorder, RequestId};
 use crate::model::ModelError;
+use crate::schedule;
 use crate::trace::{Observer, Status, Window};
 use crate::unit::{Nanos, Tokens};
 use crate::workload::Workload;
 
 use super::demand::{Demand, Words};
 use super::observe::observe;
-use super::options::SessionOptions;
+use super::options::{Preparation, SessionOptions};
 use super::play::{Ending, Player};
 use super::progress::{Progress, Stage, Teller};
 use super::warm_up::{PrepareError, warm_up};
@@ -98,6 +99,62 @@ impl From<PrepareError> for SessionError {
     }
 }
 
+/// An engine on a device that is loaded, measured and warm.
+pub struct Prepared<'c> {
+    /// The engine, its queue empty, what it holds said.
+    pub engine: Engine<'c>,
+    /// The device.
+    pub device: Description,
+    /// The measured time of each kernel, if it was asked for.
+    pub calibration: Vec<Calibration>,
+    /// What recording costs, if it was asked for.
+    pub observer: Option<Observer>,
+}
+
+/// Loads the device of `source`, measures and warms it as `preparation` says, and gives an
+/// engine with the switches `options`. Facts go to `recorder`; what `scratch`
+/// takes is thrown away, and without it the cost of recording is not measured. `stage` is told what
+/// happens.
+///
+/// # Errors
+/// [`SessionError`] if the device cannot be had, or the switches do not suit it.
+pub fn prepare<'c>(
+    options: schedule::Options,
+    preparation: Preparation,
+    source: DeviceSource<'_>,
+    clock: &'c dyn Clock,
+    recorder: &mut dyn Recorder,
+    scratch: Option<&mut dyn Recorder>,
+    stage: &mut dyn FnMut(Stage),
+) -> Result<Prepared<'c>, SessionError> {
+    let mut states = States::new(0);
+    states.enter(DeviceState::Load, clock.now(), recorder);
+    stage(Stage::Load);
+    let mut backend = (source.load)()?;
+    let mut calibration = Vec::new();
+    if let Some(calibrate) = source.calibrate {
+        states.enter(DeviceState::Calibrate, clock.now(), recorder);
+        stage(Stage::Calibrate);
+        calibration = calibrate(&mut *backend)?;
+    }
+    if preparation.warm_up {
+        states.enter(DeviceState::WarmUp, clock.now(), recorder);
+        stage(Stage::WarmUp);
+        backend = warm_up(backend, options, clock)?;
+    }
+    let mut observer = None;
+    if let (Some(scratch), 1..) = (scratch, preparation.observer_pairs) {
+        states.enter(DeviceState::Calibrate, clock.now(), recorder);
+        stage(Stage::Calibrate);
+        let pairs = preparation.observer_pairs;
+        (backend, observer) = observe(backend, options, pairs, clock, scratch)?;
+    }
+    let device = backend.description().clone();
+    let mut engine = Engine::new(backend, options, 0, clock)?;
+    engine.begin(states, recorder);
+    Ok(Prepared { engine, device, calibration, observer })
+}
+
 /// Runs `workload` from loading to the end. `words` is the model's tokenizer, needed only where
 /// the workload holds text or wants answers checked.
 ///
@@ -114,34 +171,14 @@ pub fn run(
     let World { clock, recorder, scratch, stop, progress } = world;
     let mut teller = Teller::new(progress, total(options, workload));
     let none = Counts::default();
-    let mut states = States::new(0);
-    states.enter(DeviceState::Load, clock.now(), recorder);
-    teller.stage(Stage::Load, none, Nanos::ZERO);
-    let mut backend = (source.load)()?;
-    let mut calibration = Vec::new();
-    if let Some(calibrate) = source.calibrate {
-        states.enter(DeviceState::Calibrate, clock.now(), recorder);
-        teller.stage(Stage::Calibrate, none, Nanos::ZERO);
-        calibration = calibrate(&mut *backend)?;
-    }
-    if options.preparation.warm_up {
-        states.enter(DeviceState::WarmUp, clock.now(), recorder);
-        teller.stage(Stage::WarmUp, none, Nanos::ZERO);
-        backend = warm_up(backend, options.engine, clock)?;
-    }
-    let mut observer = None;
-    if let (Some(scratch), 1..) = (scratch, options.preparation.observer_pairs) {
-        states.enter(DeviceState::Calibrate, clock.now(), recorder);
-        teller.stage(Stage::Calibrate, none, Nanos::ZERO);
-        let pairs = options.preparation.observer_pairs;
-        (backend, observer) = observe(backend, options.engine, pairs, clock, scratch)?;
-    }
-    let device = backend.description().clone();
-    let vocabulary = backend.shape().vocab;
+    let mut tell = |stage| teller.stage(stage, none, Nanos::ZERO);
+    let (switches, preparation) = (options.engine, options.preparation);
+    let prepared =
+        prepare(switches, preparation, source, clock, &mut *recorder, scratch, &mut tell)?;
+    let Prepared { engine, device, calibration, observer } = prepared;
+    let vocabulary = engine.backend().shape().vocab;
     let demand = Demand::new(workload, vocabulary, &options.generation, words);
-    let mut engine = Engine::new(backend, options.engine, 0, clock)?;
     let kv_bytes_per_token = engine.kv_bytes_per_token();
-    engine.begin(states, recorder);
     teller.stage(Stage::Play, none, Nanos::ZERO);
     let play_start = clock.now();
     let mut player = Player::new(engine, &demand, clock, recorder, teller, options.limit);

@@ -77,6 +77,7 @@ impl Request {
             })
             .collect();
         cpu.begin_step(&StepInputs {
+            masks: &[],
             tokens: &self.tokens,
             sequences: &sequences,
             logits_rows: &self.logits_rows,

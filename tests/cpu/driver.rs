@@ -64,6 +64,7 @@ impl Driver {
         let logits_rows: Vec<u32> = (0..tokens.len() as u32).collect();
         let sampling = vec![Sampling::GREEDY; tokens.len()];
         let inputs = StepInputs {
+            masks: &[],
             tokens: &tokens,
             sequences: &rows,
             logits_rows: &logits_rows,

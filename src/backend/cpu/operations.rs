@@ -186,7 +186,8 @@ impl Cpu {
         self.sampled.clear();
         self.sampled.resize(rows, Sampled { token: 0, logprob: 0.0 });
         let (scratch, sampled) = (&mut self.sampling, &mut self.sampled);
-        sample(&self.pool, self.isa, logits, &self.step.sampling, scratch, sampled);
+        let asked = (&self.step.sampling[..], self.step.masks());
+        sample(&self.pool, self.isa, logits, asked, scratch, sampled);
     }
 }
 

@@ -6,7 +6,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::backend::{Sampled, Sampling};
+use crate::backend::{Sampled, Sampling, allows};
 
 use super::parallel::{Disjoint, for_ranges};
 use super::pool::Pool;
@@ -70,12 +70,28 @@ impl SampleScratch {
     }
 }
 
-/// Chooses a token from each row of `logits`, `[rows, vocab]`.
+/// The masks of a step: the rows that have one, ascending, and their words one after another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Masks<'a> {
+    pub rows: &'a [usize],
+    pub words: &'a [u32],
+}
+
+impl<'a> Masks<'a> {
+    fn of(&self, row: usize) -> Option<&'a [u32]> {
+        let at = self.rows.binary_search(&row).ok()?;
+        let words = self.words.len() / self.rows.len();
+        Some(&self.words[at * words..(at + 1) * words])
+    }
+}
+
+/// Chooses a token from each row of `logits`, `[rows, vocab]`, as each asks and as its mask
+/// allows.
 pub(super) fn sample(
     pool: &Pool,
     isa: Isa,
     logits: &[f32],
-    sampling: &[Sampling],
+    (sampling, masks): (&[Sampling], Masks<'_>),
     scratch: &mut SampleScratch,
     sampled: &mut [Sampled],
 ) {
@@ -103,11 +119,13 @@ pub(super) fn sample(
             let parts = &parts[row * per_row..(row + 1) * per_row];
             let all = parts.iter().fold(Part::NOTHING, |all, part| all.join(*part));
             let logits = &logits[row * vocab..(row + 1) * vocab];
-            let mut token = all.token;
+            let mask = masks.of(row);
+            let best = mask.map_or((all.token, all.largest), |mask| likeliest(logits, mask));
+            let mut token = best.0;
             if sampling[row].temperature > 0.0 {
                 // SAFETY: each worker has its own candidates.
                 let room = unsafe { candidates.part(worker * vocab..(worker + 1) * vocab) };
-                token = draw(isa, logits, &sampling[row], all, room);
+                token = draw(isa, logits, &sampling[row], (best, mask), room);
             }
             let logprob = logits[token as usize] - all.largest - all.sum.ln();
             // SAFETY: each row has its own place.
@@ -159,10 +177,41 @@ fn weigh_all<S: Simd>(s: S, logits: &[f32], largest: f32, temperature: f32, out:
     }
 }
 
-/// Draws a token; `room` holds a vocabulary.
-fn draw(isa: Isa, logits: &[f32], sampling: &Sampling, all: Part, room: &mut [Candidate]) -> u32 {
-    weigh(isa, logits, all.largest, sampling.temperature, room);
+/// The likeliest allowed token and its logit; the first allowed one where no logit is a number.
+fn likeliest(logits: &[f32], mask: &[u32]) -> (u32, f32) {
+    let allowed = logits.iter().zip(0..).filter(|(_, token)| allows(mask, *token));
+    let mut best = None;
+    for (logit, token) in allowed {
+        match best {
+            Some((_, most)) if !(*logit > most) => {}
+            Some(_) => best = Some((token, *logit)),
+            None => best = Some((token, logit.max(f32::NEG_INFINITY))),
+        }
+    }
+    best.unwrap_or((0, f32::NEG_INFINITY))
+}
+
+/// Draws a token that the mask allows; `room` holds a vocabulary. `likeliest` is the best such
+/// token with its logit.
+fn draw(
+    isa: Isa,
+    logits: &[f32],
+    sampling: &Sampling,
+    (likeliest, mask): ((u32, f32), Option<&[u32]>),
+    room: &mut [Candidate],
+) -> u32 {
+    weigh(isa, logits, likeliest.1, sampling.temperature, room);
     let mut kept = room;
+    if let Some(mask) = mask {
+        let mut count = 0;
+        for at in 0..kept.len() {
+            if allows(mask, kept[at].token) {
+                kept.swap(count, at);
+                count += 1;
+            }
+        }
+        kept = &mut kept[..count];
+    }
     let top_k = sampling.top_k as usize;
     if (1..kept.len()).contains(&top_k) {
         kept.select_nth_unstable_by(top_k - 1, likelier);
@@ -182,7 +231,7 @@ fn draw(isa: Isa, logits: &[f32], sampling: &Sampling, all: Part, room: &mut [Ca
             return candidate.token;
         }
     }
-    all.token
+    likeliest.0
 }
 
 fn mass(candidates: &[Candidate]) -> f64 {
@@ -228,7 +277,8 @@ mod tests {
         let vocab = logits.len() / sampling.len();
         let mut scratch = SampleScratch::new(sampling.len(), threads, vocab);
         let mut sampled = vec![Sampled { token: 0, logprob: 0.0 }; sampling.len()];
-        sample(&pool, isa, logits, sampling, &mut scratch, &mut sampled);
+        let masks = Masks { rows: &[], words: &[] };
+        sample(&pool, isa, logits, (sampling, masks), &mut scratch, &mut sampled);
         sampled
     }
 
@@ -267,6 +317,42 @@ mod tests {
             let warm = Sampling { temperature: 1.0, seed: 4, ..Sampling::GREEDY };
             assert_eq!(run(isa, 1, &logits, &[warm])[0].token, 33);
         }
+    }
+
+    /// Chooses from one row under a mask of these tokens.
+    fn masked(isa: Isa, logits: &[f32], allowed: &[u32], sampling: Sampling) -> Sampled {
+        let pool = Pool::new(2).unwrap();
+        let mut words = vec![0; logits.len().div_ceil(32)];
+        allowed.iter().for_each(|token| words[(token / 32) as usize] |= 1 << (token % 32));
+        let mut scratch = SampleScratch::new(1, 2, logits.len());
+        let mut sampled = [Sampled { token: 0, logprob: 0.0 }];
+        let masks = Masks { rows: &[0], words: &words };
+        sample(&pool, isa, logits, (&[sampling], masks), &mut scratch, &mut sampled);
+        sampled[0]
+    }
+
+    #[test]
+    fn a_mask_keeps_the_choice_inside_and_the_logprob_whole() {
+        let row = [0.5_f32.ln(), 0.3_f32.ln(), 0.2_f32.ln(), -80.0, f32::NAN];
+        let warm = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+        for isa in Isa::available() {
+            let second = masked(isa, &row[..4], &[1, 2], Sampling::GREEDY);
+            assert_eq!(second.token, 1);
+            assert!((second.logprob - 0.3_f32.ln()).abs() < 1e-5);
+            // Far below what is not allowed, and not a number beside it.
+            assert_eq!(masked(isa, &row, &[3, 4], warm).token, 3);
+            assert_eq!(masked(isa, &row, &[4], warm).token, 4);
+        }
+        let mut counts = [0_u32; 4];
+        for seed in 0..4000 {
+            let drawn = masked(Isa::best(), &row[..4], &[0, 2], Sampling { seed, ..warm });
+            counts[drawn.token as usize] += 1;
+        }
+        assert_eq!((counts[1], counts[3]), (0, 0));
+        // Four standard errors of a share of 4000 draws.
+        assert!((f64::from(counts[0]) / 4000.0 - 5.0 / 7.0).abs() < 0.03, "{counts:?}");
+        let first = Sampling { top_k: 1, ..warm };
+        assert_eq!(masked(Isa::best(), &row[..4], &[1, 2], first).token, 1);
     }
 
     #[test]

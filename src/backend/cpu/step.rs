@@ -1,10 +1,11 @@
 //! A step's inputs, checked and copied.
 
-use crate::backend::{DeviceError, Limits, Sampling, StepInputs};
+use crate::backend::{DeviceError, Limits, Sampling, StepInputs, check_masks};
 use crate::model::Shape;
 
 use super::attention::Attended;
 use super::kv::{Geometry, Run};
+use super::sample::Masks;
 
 /// What a step works on, in the backend's own memory.
 pub(super) struct Step {
@@ -18,6 +19,10 @@ pub(super) struct Step {
     pub runs: Vec<Run>,
     pub logits_rows: Vec<usize>,
     pub sampling: Vec<Sampling>,
+    /// Rows among `logits_rows` that may not choose freely.
+    pub masked: Vec<usize>,
+    /// Their masks, one after another.
+    pub mask_words: Vec<u32>,
     /// Per KV block, the last step that wrote it.
     written: Vec<u64>,
     number: u64,
@@ -38,6 +43,8 @@ impl Step {
             runs: Vec::with_capacity(rows),
             logits_rows: Vec::with_capacity(limits.logits_rows as usize),
             sampling: Vec::with_capacity(limits.logits_rows as usize),
+            masked: Vec::new(),
+            mask_words: Vec::new(),
             written: vec![0; limits.kv_blocks as usize],
             number: 0,
         }
@@ -63,6 +70,7 @@ impl Step {
         self.number += 1;
         self.take_tokens(inputs, limits, shape)?;
         self.take_logits(inputs, limits)?;
+        self.take_masks(inputs, shape)?;
         self.tables.clear();
         self.sequences.clear();
         self.runs.clear();
@@ -137,6 +145,22 @@ impl Step {
         self.sampling.clear();
         self.sampling.extend_from_slice(inputs.sampling);
         Ok(())
+    }
+
+    fn take_masks(&mut self, inputs: &StepInputs<'_>, shape: &Shape) -> Result<(), DeviceError> {
+        check_masks(inputs, shape.vocab)?;
+        self.masked.clear();
+        self.mask_words.clear();
+        for mask in inputs.masks {
+            self.masked.push(mask.row as usize);
+            self.mask_words.extend_from_slice(mask.allowed);
+        }
+        Ok(())
+    }
+
+    /// The masks of the step by row.
+    pub fn masks(&self) -> Masks<'_> {
+        Masks { rows: &self.masked, words: &self.mask_words }
     }
 
     fn check_sequence(

@@ -30,6 +30,9 @@ pub struct RunArgs {
     /// What it runs on
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Where tokens come from
+    #[command(flatten)]
+    pub tokens: TokenArgs,
     /// What is promised and what it costs
     #[command(flatten)]
     pub terms: TermArgs,
@@ -92,9 +95,6 @@ pub struct EngineArgs {
     /// How KV memory is used
     #[command(flatten)]
     pub memory: MemoryArgs,
-    /// Where tokens come from
-    #[command(flatten)]
-    pub tokens: TokenArgs,
 }
 
 /// How requests are batched.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::Failure;
 
 /// The next free folder under `runs`: `runs/0007-default-continuous`.
-pub(super) fn next(workload: &str, scheduler: &str) -> Result<PathBuf, Failure> {
+pub(in crate::command) fn next(workload: &str, scheduler: &str) -> Result<PathBuf, Failure> {
     let runs = Path::new("runs");
     let number = |entry: std::io::Result<std::fs::DirEntry>| {
         let name = entry.ok()?.file_name();
@@ -25,7 +25,7 @@ pub(super) fn next(workload: &str, scheduler: &str) -> Result<PathBuf, Failure> 
 }
 
 /// What tells machines apart as far as kernel times go, beside the device's name.
-pub(super) fn machine(threads: usize) -> String {
+pub(in crate::command) fn machine(threads: usize) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if threads == 0 { cores } else { threads };
     format!("{} {threads} threads of {cores}", std::env::consts::ARCH)

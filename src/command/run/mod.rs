@@ -2,7 +2,7 @@
 //! books.
 
 mod args;
-mod folder;
+pub(super) mod folder;
 mod progress;
 
 use std::cell::RefCell;
@@ -99,7 +99,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     };
     let options = SessionOptions {
         engine: switches,
-        generation: engine.tokens.generation(model.markers().end.clone(), seed),
+        generation: args.tokens.generation(model.markers().end.clone(), seed),
         limit: Limit::default(),
         preparation: Preparation { warm_up: true, observer_pairs: args.output.observer_pairs },
         keep_answers: false,
@@ -127,7 +127,8 @@ fn fitted(args: &RunArgs, workload: Workload, context: u32) -> Result<Workload, 
     Ok(workload.replayed(&replay)?)
 }
 
-fn device(word: &str) -> Result<(), Failure> {
+/// Whether that device can be opened.
+pub(super) fn device(word: &str) -> Result<(), Failure> {
     match word.split(':').next() {
         Some("cpu") => Ok(()),
         Some("cuda") => Err(Failure::new(
@@ -250,7 +251,8 @@ fn record(
     Ok((outcome, written))
 }
 
-fn device_header(
+/// The device as `run.json` describes it.
+pub(super) fn device_header(
     device: &Description,
     ceilings: Ceilings,
     calibration: &[Calibration],
@@ -266,7 +268,7 @@ fn device_header(
 }
 
 /// What is known after the run.
-fn end(header: &mut Header, outcome: &Outcome) {
+pub(super) fn end(header: &mut Header, outcome: &Outcome) {
     header.status = outcome.status;
     header.window = outcome.window;
     header.kv_bytes_per_token = outcome.kv_bytes_per_token;

@@ -49,11 +49,12 @@ pub(in crate::model) fn open_bytes(file: FileBytes) -> Result<Parts, ModelError>
     let reader = Reader { path: &path, container: &container, file: file.bytes() };
     let (shape, naming) = reader.shape()?;
     let markers = reader.markers();
+    let chat_template = reader.string("tokenizer.chat_template")?.map(str::to_owned);
     let entries = container.tensors.iter().map(|(name, info)| (name.to_string(), entry(info)));
     let entries: HashMap<_, _> = entries.collect();
     let weights = Weights::new(&path, &shape, vec![file], entries, &naming)?;
     let tokenizer = TokenizerSource::Vocabulary { beside: None };
-    Ok(Parts { shape, weights, markers, tokenizer })
+    Ok(Parts { shape, weights, markers, tokenizer, chat_template })
 }
 
 fn entry(info: &TensorInfo) -> Entry {

@@ -1,0 +1,334 @@
+//! `gemba serve`: the reference engine behind the OpenAI-compatible API, writing a run folder.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+
+use super::run::{EngineArgs, TermArgs, device, device_header, end, folder};
+use super::{Done, Failure};
+use crate::backend::cpu::{Cpu, Options as CpuOptions};
+use crate::backend::{Backend, cache_folder};
+use crate::engine::calibrate::kept_calibration;
+use crate::engine::limits as backend_limits;
+use crate::event::{Clock, Recorder, WallClock};
+use crate::model::{self, Model, Precision};
+use crate::schedule;
+use crate::serve::{self, Feed, Limits, Served, Serving, Words, World};
+use crate::session::{DeviceSource, Outcome, Preparation};
+use crate::trace::{Header, ModelHeader, RunWriter, Status, TraceError, WorkloadHeader};
+use crate::unit::Nanos;
+
+/// Pairs of runs that tell what recording costs.
+const OBSERVER_PAIRS: u32 = 8;
+/// The longest sequence where nothing is said, if the model holds as much.
+const LONGEST: u32 = 4096;
+/// Where the key may stand, so that it is in no list of processes.
+const KEY_VARIABLE: &str = "GEMBA_API_KEY";
+const NO_HINT: Option<&str> = None;
+
+/// `gemba serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where it listens
+    #[command(flatten)]
+    pub address: AddressArgs,
+    /// What clients may take
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// What it runs on
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// What is promised and what it costs
+    #[command(flatten)]
+    pub terms: TermArgs,
+    /// The longest sequence, prompt and answer together [default: the model's context, at most
+    /// 4096]
+    #[arg(long, value_name = "N")]
+    pub max_model_len: Option<u32>,
+    /// Of the weights of a shape: model
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// The run folder to make [default: the next free runs/NNNN-serve-SCHEDULER]
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Do not measure what recording costs
+    #[arg(long)]
+    pub no_observer: bool,
+}
+
+/// Where a server listens.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Address")]
+pub struct AddressArgs {
+    /// The address to listen on; 0.0.0.0 for all networks
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// The port; 0 for a free one
+    #[arg(long, value_name = "N", default_value_t = 8000)]
+    pub port: u16,
+    /// The model's name for clients [default: as --model]
+    #[arg(long, value_name = "NAME")]
+    pub served_model_name: Option<String>,
+    /// Clients of /v1 must bring this key; GEMBA_API_KEY in the environment does the same
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+}
+
+/// What clients may take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Requests that may wait beside those that run; more are answered with 429
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_queue: u32,
+    /// Connections at once; more wait
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub max_connections: u32,
+    /// Bytes of a request's body
+    #[arg(long, value_name = "N", default_value_t = 8 << 20)]
+    pub max_body_bytes: usize,
+    /// Seconds from a request's arrival to the end of its answer
+    #[arg(long, value_name = "S", default_value_t = 600.0)]
+    pub request_timeout: f64,
+    /// Seconds for a request's head, and again for its body, to arrive
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    pub read_timeout: f64,
+    /// Seconds that a client may leave its answer unread
+    #[arg(long, value_name = "S", default_value_t = 300.0)]
+    pub stall_timeout: f64,
+    /// Seconds to finish what runs after Ctrl-C or SIGTERM
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    pub drain_timeout: f64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Result<Limits, Failure> {
+        let time = |flag: &str, seconds: f64| {
+            if !(0.001..1e9).contains(&seconds) {
+                let message = format!("set {flag}: expected 0.001 to 1e9 seconds, found {seconds}");
+                return Err(Failure::new(message, Some("`gemba serve --help` lists the flags")));
+            }
+            Ok(Nanos::from_secs_f64(seconds))
+        };
+        Ok(Limits {
+            queue: self.max_queue,
+            connections: self.max_connections,
+            body_bytes: self.max_body_bytes,
+            request: time("--request-timeout", self.request_timeout)?,
+            read: time("--read-timeout", self.read_timeout)?,
+            stall: time("--stall-timeout", self.stall_timeout)?,
+            drain: time("--drain-timeout", self.drain_timeout)?,
+            ..Limits::default()
+        })
+    }
+}
+
+/// What is going to be served.
+struct Plan {
+    model: Model,
+    words: Arc<Words>,
+    engine: schedule::Options,
+    cpu: CpuOptions,
+    limits: Limits,
+    served: Served,
+    folder: PathBuf,
+}
+
+/// Serves until Ctrl-C or SIGTERM, then finishes what runs and closes the run folder.
+///
+/// # Errors
+/// [`Failure`] if the model, the address or a flag does not work, or the device fails.
+pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
+    let plan = plan(args)?;
+    let address = SocketAddr::new(args.address.host, args.address.port);
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let hint = "--port names another port, --port 0 takes a free one";
+        Failure::new(format!("listen on {address}: {error}"), Some(hint))
+    })?;
+    // Set by Ctrl-C, by SIGTERM, and by the writer if the disk fails.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| Failure::new(format!("listen for {signal}: {error}"), NO_HINT))?;
+    }
+    let header = begin(args, &plan)?;
+    let writer = RunWriter::create(&plan.folder, &header, Arc::clone(&stop))?;
+    let folder = plan.folder.clone();
+    let (outcome, written) = record(args, plan, header, (listener, writer), stop)?;
+    written?;
+    let counts = outcome.counts;
+    say(&format!(
+        "{} requests, {} answered whole, {} tokens\nrun     {}\nreport  gemba report {}\n",
+        counts.arrived,
+        counts.completed,
+        counts.output_tokens,
+        folder.display(),
+        folder.display()
+    ));
+    match outcome.failure {
+        None => Ok(Done::Pass),
+        Some(error) => {
+            let hint = format!("what was recorded until then is in {}", folder.display());
+            Err(Failure::new(format!("serve: {error}"), Some(hint)))
+        }
+    }
+}
+
+fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
+    let engine = &args.engine;
+    device(&engine.device)?;
+    let limits = args.limits.limits()?;
+    let model = model::open(&engine.model, args.seed)?;
+    let words = Arc::new(Words::of(&model)?);
+    let context = model.shape().context;
+    let longest = args.max_model_len.unwrap_or(context.min(LONGEST));
+    if longest > context {
+        let message =
+            format!("set --max-model-len: the model holds {context} tokens, found {longest}");
+        return Err(Failure::new(message, Some("leave --max-model-len out to take the model's")));
+    }
+    let switches = engine.options(longest)?;
+    let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
+    let cpu = CpuOptions {
+        precision: engine.precision.unwrap_or(stored),
+        kv_precision: engine.kv_precision,
+        limits: backend_limits(&switches),
+        threads: engine.threads.unwrap_or(0),
+    };
+    let folder = match &args.output_dir {
+        Some(folder) => folder.clone(),
+        None => folder::next("serve", switches.batching.scheduling.code())?,
+    };
+    let key = args.address.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
+    let name = args.address.served_model_name.clone();
+    let served = Served {
+        model: name.unwrap_or_else(|| model.name().to_owned()),
+        api_key: key.filter(|key| !key.is_empty()),
+        feed: Some(Feed { header: folder.join("run.json"), log: folder.join("events.log") }),
+    };
+    Ok(Plan { model, words, engine: switches, cpu, limits, served, folder })
+}
+
+/// The header of the run, as far as it is known before it.
+fn begin(args: &ServeArgs, plan: &Plan) -> Result<Header, Failure> {
+    let Plan { model, words, engine, cpu, .. } = plan;
+    let mut switches = serde_json::to_value(engine)
+        .map_err(|error| Failure::new(format!("encode run.json: {error}"), NO_HINT))?;
+    if let Some(fields) = switches.as_object_mut() {
+        fields.insert("threads".to_owned(), cpu.threads.into());
+    }
+    let mut notes = vec![
+        "Requests came from clients of a server; tokens are the model's own, so that another run \
+         may do other work."
+            .to_owned(),
+    ];
+    notes.extend(words.notes().iter().map(ToString::to_string));
+    Ok(Header {
+        model: ModelHeader {
+            name: model.name().to_owned(),
+            sha256: model.fingerprint().sha256.clone(),
+            shape: serde_json::to_value(model.shape()).unwrap_or_default(),
+            precision: cpu.precision.code().to_owned(),
+            kv_precision: cpu.kv_precision.code().to_owned(),
+        },
+        engine: switches,
+        reference_batch: engine.batching.max_num_seqs,
+        workload: WorkloadHeader {
+            name: "serve".to_owned(),
+            seed: args.seed,
+            notes,
+            ..WorkloadHeader::default()
+        },
+        slo: args.terms.slo(crate::workload::Slo::default())?,
+        price: args.terms.price()?,
+        energy: args.terms.energy()?,
+        ..Header::begin()
+    })
+}
+
+/// Serves and closes the folder; the second result is how closing went.
+fn record(
+    args: &ServeArgs,
+    plan: Plan,
+    header: Header,
+    (listener, mut writer): (TcpListener, RunWriter),
+    stop: Arc<AtomicBool>,
+) -> Result<(Outcome, Result<(), TraceError>), Failure> {
+    let Plan { model, words, engine, cpu, limits, served, folder } = plan;
+    let clock = WallClock::start();
+    let machine = folder::machine(cpu.threads);
+    let cache = cache_folder();
+    let header_file = writer.header_file();
+    let begun = RefCell::new(header);
+    let source = DeviceSource {
+        load: Box::new(|| {
+            let backend = Cpu::load(&model, cpu, Arc::new(clock))?;
+            Ok(Box::new(backend) as Box<dyn Backend>)
+        }),
+        calibrate: Some(Box::new(|backend| {
+            let ceilings = backend.ceilings(cache.as_deref())?;
+            let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
+            let mut header = begun.borrow_mut();
+            header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
+            // A disk that cannot take this cannot take the facts either, and the writer says so.
+            let _ = header_file.replace(&header);
+            Ok(calibration)
+        })),
+    };
+    let scratch_folder = folder.join("observer");
+    let pairs = if args.no_observer { 0 } else { OBSERVER_PAIRS };
+    let mut scratch = match pairs {
+        0 => None,
+        _ => Some(RunWriter::create(&scratch_folder, &begun.borrow(), Arc::default())?),
+    };
+    let preparation = Preparation { warm_up: true, observer_pairs: pairs };
+    let address = listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string());
+    let model_name = served.model.clone();
+    let notes = words.notes();
+    let serving = Serving { served, limits, engine, preparation, words, extra_metrics: None };
+    let outcome = serve::serve(
+        serving,
+        source,
+        World {
+            listener,
+            clock,
+            recorder: &mut writer,
+            scratch: scratch.as_mut().map(|scratch| scratch as &mut dyn Recorder),
+            stop,
+            ready: &mut || {
+                say(&format!("serving {model_name} on http://{address}\n"));
+                notes.iter().for_each(|note| say(&format!("note: {note}\n")));
+            },
+        },
+    );
+    drop(scratch);
+    // Only a measurement lay there.
+    let _ = std::fs::remove_dir_all(&scratch_folder);
+    let mut header = begun.into_inner();
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            header.status = Status::Failed;
+            header.window.end_ns = clock.now();
+            // The error that matters is the server's.
+            let _ = writer.close(&header);
+            return Err(Failure::new(error, NO_HINT));
+        }
+    };
+    end(&mut header, &outcome);
+    header.workload.requests = outcome.counts.arrived;
+    let written = writer.close(&header);
+    Ok((outcome, written))
+}
+
+/// Tells whoever watches stderr; where it is gone there is nobody left to tell.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

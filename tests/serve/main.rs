@@ -1,0 +1,10 @@
+//! The server as its clients meet it, over real sockets, on a tiny model with random weights.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod answers;
+mod client;
+mod errors;
+mod faults;
+mod server;
+mod views;
