@@ -19,7 +19,7 @@
 //! run folder's writer) and what `/metrics` shows beside the server's own counters. This module
 //! knows no cause, no report and no terminal.
 
-mod api;
+pub mod api;
 mod door;
 mod guide;
 mod host;

@@ -90,7 +90,7 @@ mod tests {
 
     const CHATML: &str = "{% for m in messages %}
     {{- '<|im_start|>' + m['role'] + '\\n' + m.content.strip() + '<|im_end|>' + '\\n' }}
-{% endfor %}
+{%- endfor %}
 {% if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}";

@@ -15,7 +15,7 @@ pub struct Words {
     template: Template,
     begin: Option<u32>,
     end: Arc<[u32]>,
-    pieces: OnceLock<Arc<Vec<Piece>>>,
+    pieces: Arc<Vec<Piece>>,
     grammars: OnceLock<Result<Grammars, String>>,
 }
 
@@ -37,12 +37,13 @@ impl Words {
         let (first, last) = (name(markers.begin.as_ref()), name(end.first()));
         let template = Template::new(model.chat_template(), first, last)
             .map_err(|what| ModelError::Tokenizer { model: model.name().to_owned(), what })?;
+        let pieces = Arc::new(tokenizer.pieces());
         Ok(Self {
             tokenizer,
             template,
             begin: markers.begin,
             end,
-            pieces: OnceLock::new(),
+            pieces,
             grammars: OnceLock::new(),
         })
     }
@@ -95,7 +96,7 @@ impl Words {
 
     /// The text of each token.
     pub(super) fn pieces(&self) -> &Arc<Vec<Piece>> {
-        self.pieces.get_or_init(|| Arc::new(self.tokenizer.pieces()))
+        &self.pieces
     }
 
     /// What keeps an answer to a JSON schema.
@@ -121,12 +122,14 @@ pub(super) enum ConverseError {
 impl Words {
     /// Words of single bytes.
     pub(super) fn of_bytes() -> Self {
+        let tokenizer = Tokenizer::stand_in("bytes", 257).unwrap();
+        let pieces = Arc::new(tokenizer.pieces());
         Self {
-            tokenizer: Tokenizer::stand_in("bytes", 257).unwrap(),
+            tokenizer,
             template: Template::new(None, String::new(), String::new()).unwrap(),
             begin: None,
             end: [0].into(),
-            pieces: OnceLock::new(),
+            pieces,
             grammars: OnceLock::new(),
         }
     }

@@ -122,7 +122,7 @@ fn a_checkpoint_that_does_not_fit_its_config_is_named() {
         ),
         (
             |f| f.config["model_type"] = json!(7),
-            "DIR/config.json: invalid type: integer `7`, expected a string at line 1 column 121",
+            "DIR/config.json: invalid type: integer `7`, expected a string at line 1 column 52",
         ),
         (
             |f| f.config["architectures"] = json!(["MambaForCausalLM"]),

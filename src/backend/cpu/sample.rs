@@ -167,10 +167,13 @@ dispatch! {
 #[inline(always)]
 fn weigh_all<S: Simd>(s: S, logits: &[f32], largest: f32, temperature: f32, out: &mut [Candidate]) {
     let (shift, factor) = (s.splat(largest), s.splat(1.0 / temperature));
+    let zero = s.splat(0.0);
     let (whole, rest) = vectors(logits, f32::NEG_INFINITY);
     let mut weights = [0.0; LANES];
     for (i, (v, out)) in whole.iter().chain(&rest).zip(out.chunks_mut(LANES)).enumerate() {
-        s.store(s.exp(s.mul(s.sub(s.load(v), shift), factor)), &mut weights);
+        // Only what a mask leaves out can lie above `largest`.
+        let below = s.min(zero, s.mul(s.sub(s.load(v), shift), factor));
+        s.store(s.exp(below), &mut weights);
         for (j, (out, weight)) in out.iter_mut().zip(weights).enumerate() {
             *out = Candidate { weight, token: (i * LANES + j) as u32 };
         }
@@ -179,16 +182,15 @@ fn weigh_all<S: Simd>(s: S, logits: &[f32], largest: f32, temperature: f32, out:
 
 /// The likeliest allowed token and its logit; the first allowed one where no logit is a number.
 fn likeliest(logits: &[f32], mask: &[u32]) -> (u32, f32) {
-    let allowed = logits.iter().zip(0..).filter(|(_, token)| allows(mask, *token));
-    let mut best = None;
+    let mut allowed = logits.iter().zip(0..).filter(|(_, token)| allows(mask, *token));
+    let Some((first, token)) = allowed.next() else { return (0, f32::NEG_INFINITY) };
+    let mut best = (token, first.max(f32::NEG_INFINITY));
     for (logit, token) in allowed {
-        match best {
-            Some((_, most)) if !(*logit > most) => {}
-            Some(_) => best = Some((token, *logit)),
-            None => best = Some((token, logit.max(f32::NEG_INFINITY))),
+        if *logit > best.1 {
+            best = (token, *logit);
         }
     }
-    best.unwrap_or((0, f32::NEG_INFINITY))
+    best
 }
 
 /// Draws a token that the mask allows; `room` holds a vocabulary. `likeliest` is the best such

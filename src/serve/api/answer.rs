@@ -9,19 +9,24 @@ use crate::model::Piece;
 
 /// One token of an answer as it is shown.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::serve) struct Spoken {
-    pub(in crate::serve) token: u32,
-    pub(in crate::serve) logprob: f32,
+pub struct Spoken {
+    /// Its id.
+    pub token: u32,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
     /// The likeliest tokens at its place.
-    pub(in crate::serve) top: Vec<(u32, f32)>,
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Tokens of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::serve) struct Usage {
-    pub(in crate::serve) prompt: u64,
-    pub(in crate::serve) cached: u64,
-    pub(in crate::serve) completion: u64,
+pub struct Usage {
+    /// Of its prompts.
+    pub prompt: u64,
+    /// Of these, tokens found in the prefix cache.
+    pub cached: u64,
+    /// Of its answers.
+    pub completion: u64,
 }
 
 impl Usage {
@@ -37,26 +42,34 @@ impl Usage {
 
 /// A piece of one answer, or all of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::serve) struct Choice {
-    pub(in crate::serve) index: u32,
-    pub(in crate::serve) text: String,
-    pub(in crate::serve) tokens: Vec<Spoken>,
+pub struct Choice {
+    /// Which answer of the request.
+    pub index: u32,
+    /// Its text.
+    pub text: String,
+    /// Its tokens, where log-probabilities are wanted.
+    pub tokens: Vec<Spoken>,
     /// `stop` or `length`, once it has ended.
-    pub(in crate::serve) finish: Option<&'static str>,
+    pub finish: Option<&'static str>,
     /// Bytes of the answer before this piece.
-    pub(in crate::serve) offset: usize,
+    pub offset: usize,
 }
 
 /// Words the answers to one request.
 #[derive(Clone, Debug)]
-pub(in crate::serve) struct Answerer {
-    pub(in crate::serve) form: Form,
-    pub(in crate::serve) delivery: Delivery,
-    pub(in crate::serve) id: String,
+pub struct Answerer {
+    /// The interface that was asked.
+    pub form: Form,
+    /// How answers are handed over.
+    pub delivery: Delivery,
+    /// The request's name.
+    pub id: String,
     /// Seconds since 1970.
-    pub(in crate::serve) created: u64,
-    pub(in crate::serve) model: String,
-    pub(in crate::serve) pieces: Arc<Vec<Piece>>,
+    pub created: u64,
+    /// The model's name.
+    pub model: String,
+    /// The text of each token.
+    pub pieces: Arc<Vec<Piece>>,
 }
 
 impl Answerer {
@@ -71,7 +84,8 @@ impl Answerer {
     }
 
     /// The whole answer.
-    pub(in crate::serve) fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
+    #[must_use]
+    pub fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
         let choices = choices.iter().map(|choice| match self.form {
             Form::Chat => json!({
                 "index": choice.index,
@@ -96,7 +110,8 @@ impl Answerer {
     }
 
     /// The event before the first piece of a chat answer.
-    pub(in crate::serve) fn opening(&self, index: u32) -> Option<Value> {
+    #[must_use]
+    pub fn opening(&self, index: u32) -> Option<Value> {
         let delta = json!({"role": "assistant", "content": ""});
         let choice = json!({
             "index": index, "delta": delta, "logprobs": null, "finish_reason": null,
@@ -105,7 +120,8 @@ impl Answerer {
     }
 
     /// The event of a piece.
-    pub(in crate::serve) fn piece(&self, choice: &Choice, usage: Usage) -> Value {
+    #[must_use]
+    pub fn piece(&self, choice: &Choice, usage: Usage) -> Value {
         let logprobs = self.logprobs(choice);
         let json = match self.form {
             Form::Chat => {
@@ -127,7 +143,8 @@ impl Answerer {
     }
 
     /// The event with the counts at the end of a stream.
-    pub(in crate::serve) fn counts(&self, usage: Usage) -> Value {
+    #[must_use]
+    pub fn counts(&self, usage: Usage) -> Value {
         self.chunk(Vec::new(), Some(usage))
     }
 
@@ -208,7 +225,8 @@ fn finite(logprob: f32) -> f32 {
 }
 
 /// The description of the served model.
-pub(in crate::serve) fn model_object(name: &str, created: u64, context: u32) -> Value {
+#[must_use]
+pub fn model_object(name: &str, created: u64, context: u32) -> Value {
     json!({
         "id": name, "object": "model", "created": created, "owned_by": "gemba",
         "max_model_len": context,
@@ -216,6 +234,7 @@ pub(in crate::serve) fn model_object(name: &str, created: u64, context: u32) -> 
 }
 
 /// The list of models.
-pub(in crate::serve) fn model_list(model: Value) -> Value {
+#[must_use]
+pub fn model_list(model: Value) -> Value {
     json!({"object": "list", "data": [model]})
 }

@@ -17,7 +17,7 @@ const TOP_TEXT: i64 = 20;
 
 /// Which interface a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Form {
+pub enum Form {
     /// `/v1/chat/completions`.
     Chat,
     /// `/v1/completions`.
@@ -26,7 +26,8 @@ pub(in crate::serve) enum Form {
 
 impl Form {
     /// The class of its requests in the run folder.
-    pub(in crate::serve) const fn class(self) -> &'static str {
+    #[must_use]
+    pub const fn class(self) -> &'static str {
         match self {
             Self::Chat => "chat",
             Self::Text => "text",
@@ -36,7 +37,7 @@ impl Form {
 
 /// The form that answers must have.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::serve) enum Format {
+pub enum Format {
     /// Any text.
     Text,
     /// JSON that satisfies this schema.
@@ -45,53 +46,62 @@ pub(in crate::serve) enum Format {
 
 /// How answers are made.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::serve) struct Settings {
+pub struct Settings {
     /// The most tokens of an answer; what the context leaves where nothing is said.
-    pub(in crate::serve) max_tokens: Option<u32>,
+    pub max_tokens: Option<u32>,
     /// Answers to each prompt.
-    pub(in crate::serve) n: u32,
-    pub(in crate::serve) temperature: f32,
-    pub(in crate::serve) top_p: f32,
+    pub n: u32,
+    /// 0 takes the likeliest token.
+    pub temperature: f32,
+    /// Only the likeliest tokens that together reach this probability.
+    pub top_p: f32,
     /// 0 for all tokens.
-    pub(in crate::serve) top_k: u32,
-    pub(in crate::serve) seed: Option<u64>,
-    pub(in crate::serve) ending: Ending,
-    pub(in crate::serve) format: Format,
+    pub top_k: u32,
+    /// Of all draws; the server's choice where nothing is said.
+    pub seed: Option<u64>,
+    /// Where answers end.
+    pub ending: Ending,
+    /// The form they must have.
+    pub format: Format,
 }
 
 /// Where answers end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::serve) struct Ending {
+pub struct Ending {
     /// Texts that end an answer and do not belong to it.
-    pub(in crate::serve) stop: Vec<String>,
+    pub stop: Vec<String>,
     /// The model's own end tokens do not end it.
-    pub(in crate::serve) ignore_eos: bool,
+    pub ignore_eos: bool,
     /// Nothing but the length ends it before so many tokens.
-    pub(in crate::serve) min_tokens: u32,
+    pub min_tokens: u32,
 }
 
 /// How answers are handed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::serve) struct Delivery {
+pub struct Delivery {
     /// Piece by piece.
-    pub(in crate::serve) stream: bool,
+    pub stream: bool,
     /// With the count of tokens at the end of a stream.
-    pub(in crate::serve) include_usage: bool,
+    pub include_usage: bool,
     /// And with every piece.
-    pub(in crate::serve) continuous_usage: bool,
+    pub continuous_usage: bool,
     /// The prompt stands before the answer.
-    pub(in crate::serve) echo: bool,
+    pub echo: bool,
     /// Log-probabilities of the tokens, and of so many likeliest ones.
-    pub(in crate::serve) logprobs: Option<u32>,
+    pub logprobs: Option<u32>,
 }
 
 /// A request.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::serve) struct Ask {
-    pub(in crate::serve) model: String,
-    pub(in crate::serve) input: Input,
-    pub(in crate::serve) settings: Settings,
-    pub(in crate::serve) delivery: Delivery,
+pub struct Ask {
+    /// The model that is asked.
+    pub model: String,
+    /// What is to be answered.
+    pub input: Input,
+    /// How answers are made.
+    pub settings: Settings,
+    /// How they are handed over.
+    pub delivery: Delivery,
 }
 
 impl Ask {
@@ -99,7 +109,7 @@ impl Ask {
     ///
     /// # Errors
     /// [`ApiError`] names the first field that is wrong, unknown or not supported.
-    pub(in crate::serve) fn read(form: Form, body: &[u8]) -> Result<Self, ApiError> {
+    pub fn read(form: Form, body: &[u8]) -> Result<Self, ApiError> {
         let value: Value = serde_json::from_slice(body)
             .map_err(|error| ApiError::malformed(&error.to_string()))?;
         let mut fields = Fields::new("", value)?;
@@ -289,6 +299,97 @@ fn leave_out(form: Form, n: u32, fields: &mut Fields) -> Result<(), ApiError> {
             fields.neutral("best_of", &[json!(n)])?;
             fields.neutral("suffix", &empty)?;
             fields.neutral("add_special_tokens", &[json!(true)])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chat(text: &str) -> Result<Ask, ApiError> {
+        Ask::read(Form::Chat, text.as_bytes())
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_the_interface_has_it() {
+        let ask =
+            chat(r#"{"model": "m", "messages": [{"role": "user", "content": "x"}]}"#).unwrap();
+        let Settings { max_tokens, n, temperature, top_p, top_k, seed, ending, format } =
+            ask.settings;
+        assert_eq!((max_tokens, n, temperature, top_p, top_k), (None, 1, 1.0, 1.0, 0));
+        assert_eq!((seed, ending, format), (None, Ending::default(), Format::Text));
+        assert_eq!(ask.delivery, Delivery::default());
+        let ask = Ask::read(Form::Text, br#"{"model": "m", "prompt": [3, 1]}"#).unwrap();
+        assert_eq!(ask.settings.max_tokens, Some(16));
+        assert_eq!(ask.input, Input::Prompts(vec![super::super::Prompt::Tokens(vec![3, 1])]));
+    }
+
+    #[test]
+    fn parts_of_a_message_are_joined() {
+        let text = r#"{"model": "m", "messages": [{"role": "user", "content":
+            [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}"#;
+        let Input::Messages(messages) = chat(text).unwrap().input else { panic!("{text}") };
+        assert_eq!(messages, [json!({"role": "user", "content": "a\nb"})]);
+    }
+
+    /// Any JSON of a small depth.
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z]{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-z_]{1,8}", inner, 0..4)
+                    .prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    const FIELDS: [&str; 16] = [
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "n",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "tools",
+    ];
+
+    proptest! {
+        /// Whatever stands in a field, the answer is a request or an error in the interface's
+        /// shape.
+        #[test]
+        fn any_value_in_any_field_is_read_or_refused(
+            field in 0..FIELDS.len(), value in values(), form in any::<bool>(),
+        ) {
+            let form = if form { Form::Chat } else { Form::Text };
+            let mut body = json!({"model": "m"});
+            match form {
+                Form::Chat => body["messages"] = json!([{"role": "user", "content": "x"}]),
+                Form::Text => body["prompt"] = json!("x"),
+            }
+            body[FIELDS[field]] = value;
+            if let Err(error) = Ask::read(form, body.to_string().as_bytes()) {
+                prop_assert!(error.status == 400);
+                prop_assert!(error.body()["error"]["message"].is_string());
+            }
         }
     }
 }

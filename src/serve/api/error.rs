@@ -4,15 +4,15 @@ use serde_json::{Value, json};
 
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::serve) struct ApiError {
+pub struct ApiError {
     /// The HTTP status.
-    pub(in crate::serve) status: u16,
+    pub status: u16,
     message: String,
     kind: &'static str,
     param: Option<String>,
     code: Option<&'static str>,
     /// Seconds after which to try again, where that may help.
-    pub(in crate::serve) retry_after: Option<u64>,
+    pub retry_after: Option<u64>,
 }
 
 const INVALID: &str = "invalid_request_error";
@@ -32,59 +32,69 @@ impl ApiError {
     }
 
     /// The parameter `param` cannot be what it is.
-    pub(in crate::serve) fn invalid(param: &str, code: &'static str, message: String) -> Self {
+    #[must_use]
+    pub fn invalid(param: &str, code: &'static str, message: String) -> Self {
         Self::new(400, INVALID, message).param(param).code(code)
     }
 
     /// A parameter that the interface knows and this server does not do.
-    pub(in crate::serve) fn unsupported(param: &str, what: &str) -> Self {
+    #[must_use]
+    pub fn unsupported(param: &str, what: &str) -> Self {
         let message = format!("Unsupported parameter: '{param}' {what}.");
         Self::invalid(param, "unsupported_parameter", message)
     }
 
     /// The body is not JSON, or not an object.
-    pub(in crate::serve) fn malformed(what: &str) -> Self {
+    #[must_use]
+    pub fn malformed(what: &str) -> Self {
         let message = format!("We could not parse the JSON body of your request. ({what})");
         Self::new(400, INVALID, message)
     }
 
     /// The body is in an encoding that is not read.
-    pub(in crate::serve) fn encoding(header: &str, found: &str, expected: &str) -> Self {
+    #[must_use]
+    pub fn encoding(header: &str, found: &str, expected: &str) -> Self {
         let message = format!("Unsupported {header}: expected {expected}, but got '{found}'.");
         Self::new(415, INVALID, message)
     }
 
     /// The body is longer than it may be.
-    pub(in crate::serve) fn too_large(most: usize) -> Self {
+    #[must_use]
+    pub fn too_large(most: usize) -> Self {
         let message = format!("Request body is too large: at most {most} bytes are read.");
         Self::new(413, INVALID, message).code("request_too_large")
     }
 
     /// The body did not come in time.
-    pub(in crate::serve) fn slow_body(seconds: u64) -> Self {
+    #[must_use]
+    pub fn slow_body(seconds: u64) -> Self {
         let message = format!("The request body did not arrive within {seconds} seconds.");
         Self::new(408, INVALID, message).code("request_timeout")
     }
 
     /// No such model.
-    pub(in crate::serve) fn no_model(name: &str) -> Self {
+    #[must_use]
+    pub fn no_model(name: &str) -> Self {
         let message = format!("The model `{name}` does not exist or you do not have access to it.");
         Self::new(404, INVALID, message).param("model").code("model_not_found")
     }
 
     /// No such address.
-    pub(in crate::serve) fn no_url(method: &str, path: &str) -> Self {
+    #[must_use]
+    pub fn no_url(method: &str, path: &str) -> Self {
         Self::new(404, INVALID, format!("Invalid URL ({method} {path})")).code("unknown_url")
     }
 
     /// The address answers other methods.
-    pub(in crate::serve) fn no_method(method: &str, path: &str) -> Self {
+    #[must_use]
+    pub fn no_method(method: &str, path: &str) -> Self {
         let message = format!("Invalid method for URL ({method} {path})");
         Self::new(405, INVALID, message).code("method_not_supported")
     }
 
     /// No key, or another one.
-    pub(in crate::serve) fn no_key(given: bool) -> Self {
+    #[must_use]
+    pub fn no_key(given: bool) -> Self {
         let message = match given {
             true => "Incorrect API key provided.",
             false => {
@@ -97,12 +107,8 @@ impl ApiError {
     }
 
     /// Prompt and answer do not fit in the model's context.
-    pub(in crate::serve) fn too_long(
-        context: u32,
-        prompt: usize,
-        answer: u32,
-        param: &str,
-    ) -> Self {
+    #[must_use]
+    pub fn too_long(context: u32, prompt: usize, answer: u32, param: &str) -> Self {
         let (part, both) = match param {
             "messages" => ("messages", "messages or completion"),
             _ => ("prompt", "prompt or completion"),
@@ -124,7 +130,8 @@ impl ApiError {
     }
 
     /// The queue is full.
-    pub(in crate::serve) fn crowded(open: u32, most: u32, retry_after: u64) -> Self {
+    #[must_use]
+    pub fn crowded(open: u32, most: u32, retry_after: u64) -> Self {
         let message = format!(
             "The engine is currently overloaded: {open} requests run or wait, and {most} may. \
              Please try again in {retry_after}s."
@@ -134,25 +141,29 @@ impl ApiError {
     }
 
     /// The server does not take requests now.
-    pub(in crate::serve) fn unavailable(why: &str) -> Self {
+    #[must_use]
+    pub fn unavailable(why: &str) -> Self {
         let error = Self::new(503, SERVER, format!("The server is unavailable: {why}."));
         Self { retry_after: Some(1), ..error.code("unavailable") }
     }
 
     /// The request outlived its time limit.
-    pub(in crate::serve) fn timed_out(seconds: u64) -> Self {
+    #[must_use]
+    pub fn timed_out(seconds: u64) -> Self {
         let message = format!("The request did not complete within {seconds} seconds.");
         Self::new(504, SERVER, message).code("timeout")
     }
 
     /// The engine could not serve it.
-    pub(in crate::serve) fn failed(why: &str) -> Self {
+    #[must_use]
+    pub fn failed(why: &str) -> Self {
         let message = format!("The server had an error processing your request: {why}.");
         Self::new(500, SERVER, message).code("server_error")
     }
 
     /// As the body of an answer, or an event of a stream.
-    pub(in crate::serve) fn body(&self) -> Value {
+    #[must_use]
+    pub fn body(&self) -> Value {
         let Self { message, kind, param, code, .. } = self;
         json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
     }

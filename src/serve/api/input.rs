@@ -12,7 +12,7 @@ const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "f
 
 /// A text to go on with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::serve) enum Prompt {
+pub enum Prompt {
     /// As text.
     Text(String),
     /// As token ids.
@@ -21,7 +21,7 @@ pub(in crate::serve) enum Prompt {
 
 /// What is to be answered.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::serve) enum Input {
+pub enum Input {
     /// A conversation: objects with `role` and `content`, a text or null.
     Messages(Vec<Value>),
     /// Prompts.
@@ -30,7 +30,8 @@ pub(in crate::serve) enum Input {
 
 impl Input {
     /// The parameter it came in.
-    pub(in crate::serve) const fn param(&self) -> &'static str {
+    #[must_use]
+    pub const fn param(&self) -> &'static str {
         match self {
             Self::Messages(_) => "messages",
             Self::Prompts(_) => "prompt",

@@ -7,7 +7,7 @@ mod error;
 mod fields;
 mod input;
 
-pub(super) use answer::{Answerer, Choice, Spoken, Usage, model_list, model_object};
-pub(super) use ask::{Ask, Form, Format, Settings};
-pub(super) use error::ApiError;
-pub(super) use input::{Input, Prompt};
+pub use answer::{Answerer, Choice, Spoken, Usage, model_list, model_object};
+pub use ask::{Ask, Delivery, Ending, Form, Format, Settings};
+pub use error::ApiError;
+pub use input::{Input, Prompt};

@@ -30,6 +30,8 @@ pub(super) struct Running {
     /// The text before each answer, where the prompt is echoed.
     pub(super) echoes: Vec<String>,
     pub(super) prompt_tokens: u64,
+    /// Answers to each prompt.
+    pub(super) n: u32,
     /// Seconds that it may take.
     pub(super) limit: u64,
     /// Nobody waits any more once this is dropped.
@@ -134,7 +136,7 @@ fn begin(
     let echoes = echoes.iter().flat_map(|echo| (0..n).map(move |_| echo.clone())).collect();
     let limit = door.limits.request.0 / 1_000_000_000;
     let ticket = door.submit(job)?;
-    Ok(Running { answerer, said, echoes, prompt_tokens, limit, ticket })
+    Ok(Running { answerer, said, echoes, prompt_tokens, n, limit, ticket })
 }
 
 /// The prompts as ids.
@@ -209,7 +211,7 @@ fn sampling(settings: &Settings, seed: u64) -> Sampling {
 
 /// Waits for all answers, and gives them whole.
 async fn collect(running: Running) -> Result<Response, ApiError> {
-    let Running { answerer, mut said, echoes, prompt_tokens, limit, ticket } = running;
+    let Running { answerer, mut said, echoes, prompt_tokens, n, limit, ticket } = running;
     let choice =
         |(at, text): (usize, String)| Choice { index: at as u32, text, ..Choice::default() };
     let mut choices: Vec<Choice> = echoes.into_iter().enumerate().map(choice).collect();
@@ -225,7 +227,7 @@ async fn collect(running: Running) -> Result<Response, ApiError> {
             Some(Said::End { choice, text, reason, tokens, cached }) => {
                 open -= 1;
                 usage.completion += u64::from(tokens);
-                usage.cached += u64::from(cached);
+                usage.cached += cached_of(choice, n, cached);
                 let choice = &mut choices[choice as usize];
                 choice.text += &text;
                 choice.finish =
@@ -235,8 +237,12 @@ async fn collect(running: Running) -> Result<Response, ApiError> {
         }
     }
     drop(ticket);
-    usage.cached = usage.cached.min(usage.prompt);
     Ok(body::json(&answerer.whole(&choices, usage)))
+}
+
+/// Cached tokens of a prompt are told once, however many answers it has.
+pub(super) fn cached_of(choice: u32, n: u32, cached: u32) -> u64 {
+    if choice.is_multiple_of(n) { cached.into() } else { 0 }
 }
 
 /// The interface's word for an end that is none of a failure.

@@ -90,8 +90,9 @@ async fn health(State(site): State<Site>) -> Response {
 async fn metrics(State(site): State<Site>) -> Response {
     let door = &site.door;
     let mut page = door.metrics.page(&door.served.model, door.memory.block_tokens);
-    if let Some(extra) = &site.extra_metrics {
-        page += &extra();
+    if let Some(extra) = site.extra_metrics.clone() {
+        // It may have books to catch up with: not on a thread that others wait for.
+        page += &tokio::task::spawn_blocking(move || extra()).await.unwrap_or_default();
     }
     body::text("text/plain; version=0.0.4; charset=utf-8", page)
 }

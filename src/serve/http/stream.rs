@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Frame};
 use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 
-use super::complete::{Running, finish_reason};
+use super::complete::{Running, cached_of, finish_reason};
 use crate::serve::api::{Answerer, ApiError, Choice, Spoken, Usage};
 use crate::serve::door::Ticket;
 use crate::serve::speaker::{Reason, Said};
@@ -23,6 +23,8 @@ pub(super) struct Events {
     said: Receiver<Said>,
     choices: Vec<Open>,
     usage: Usage,
+    /// Answers to each prompt.
+    n: u32,
     limit: u64,
     /// Answers that have not ended.
     open: usize,
@@ -45,12 +47,13 @@ struct Open {
 
 impl Events {
     pub(super) fn new(running: Running) -> Self {
-        let Running { answerer, said, echoes, prompt_tokens, limit, ticket } = running;
+        let Running { answerer, said, echoes, prompt_tokens, n, limit, ticket } = running;
         let mut events = Self {
             answerer,
             said,
             choices: echoes.iter().map(|_| Open::default()).collect(),
             usage: Usage { prompt: prompt_tokens, ..Usage::default() },
+            n,
             limit,
             open: echoes.len(),
             buffer: Vec::new(),
@@ -98,7 +101,7 @@ impl Events {
             Said::End { choice, text, reason, tokens, cached } => {
                 let seen = self.choices[choice as usize].tokens;
                 self.usage.completion += u64::from(tokens).saturating_sub(seen);
-                self.usage.cached += u64::from(cached);
+                self.usage.cached += cached_of(choice, self.n, cached);
                 match finish_reason(&reason) {
                     Some(finish) => {
                         self.piece(choice, text, Some(finish));
@@ -114,7 +117,6 @@ impl Events {
         self.open -= 1;
         if self.open == 0 {
             if self.answerer.delivery.include_usage {
-                self.usage.cached = self.usage.cached.min(self.usage.prompt);
                 let counts = self.answerer.counts(self.usage);
                 self.event(&counts);
             }
