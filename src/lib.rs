@@ -15,6 +15,7 @@ pub mod event;
 pub mod html;
 pub mod ledger;
 pub mod model;
+pub mod prometheus;
 pub mod report;
 pub mod schedule;
 pub mod serve;

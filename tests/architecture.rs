@@ -27,6 +27,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("serve", &["backend", "engine", "event", "model", "schedule", "session", "trace", "unit"]),
     ("waste", &["cost", "event", "ledger", "stat", "trace", "unit"]),
     ("report", &["stat", "unit", "waste"]),
+    ("prometheus", &["report"]),
     ("cli", &["report"]),
     ("html", &["report", "unit"]),
 ];

@@ -294,7 +294,7 @@ fn mix(hash: u64, token: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Projection, Sampling};
+    use crate::backend::{Mask, Projection, Sampling};
     use crate::event::Dtype;
     use crate::model::{Family, Precision, Rope};
 
@@ -334,10 +334,19 @@ mod tests {
 
     /// Runs rows of one sequence and gives the token of the last.
     fn run(device: &mut ModelledDevice, tokens: &[u32], context: u32, blocks: &[u32]) -> u32 {
+        masked(device, tokens, (context, blocks), &[])
+    }
+
+    fn masked(
+        device: &mut ModelledDevice,
+        tokens: &[u32],
+        (context, blocks): (u32, &[u32]),
+        masks: &[Mask<'_>],
+    ) -> u32 {
         let rows = tokens.len() as u32;
         let sequence = SequenceRows { rows: 0..rows, context, blocks };
         let inputs = StepInputs {
-            masks: &[],
+            masks,
             tokens,
             sequences: &[sequence],
             logits_rows: &[rows - 1],
@@ -359,6 +368,19 @@ mod tests {
         assert_eq!(run(&mut device, &[6], 5, &[3, 2]), whole, "cut into steps");
         assert_ne!(run(&mut device, &[6], 5, &[3, 4]), whole, "through a wrong block");
         assert_ne!(run(&mut device, &[1, 9, 3, 4, 5, 6], 0, &[0, 1]), whole);
+    }
+
+    #[test]
+    fn a_mask_moves_the_choice_to_the_next_allowed_token() {
+        let mut device = device(Timing::default(), &ManualClock::start());
+        let free = run(&mut device, &[1, 2, 3], 0, &[0]);
+        let vocab = device.shape.vocab;
+        for allowed in [free, (free + 5) % vocab, (free + vocab - 1) % vocab] {
+            let mut words = vec![0; Mask::words(vocab)];
+            words[(allowed / 32) as usize] |= 1 << (allowed % 32);
+            let mask = Mask { row: 0, allowed: &words };
+            assert_eq!(masked(&mut device, &[1, 2, 3], (0, &[0]), &[mask]), allowed);
+        }
     }
 
     #[test]

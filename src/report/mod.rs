@@ -5,11 +5,13 @@
 //! drawing to scale, and as the text to print.
 
 mod build;
+mod exposition;
 mod summary;
 
 use serde::Serialize;
 
 pub use build::{Findings, build, glossary};
+pub use exposition::{Family, Sample, exposition};
 pub use summary::{LedgerJson, SummaryJson, ledger_json, summary_json};
 
 /// A report of one run.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gemba::backend::cpu::{Cpu, Options};
-use gemba::backend::{Backend, DeviceError, Limits, Norm, Op, Sampling, SequenceRows, StepInputs};
+use gemba::backend::{
+    Backend, DeviceError, Limits, Mask, Norm, Op, Sampling, SequenceRows, StepInputs,
+};
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision, Shape};
 
@@ -54,6 +56,7 @@ struct Request {
     sequences: Vec<(std::ops::Range<u32>, u32, Vec<u32>)>,
     logits_rows: Vec<u32>,
     sampling: usize,
+    masks: Vec<(u32, Vec<u32>)>,
 }
 
 impl Request {
@@ -63,6 +66,8 @@ impl Request {
             sequences: vec![(0..1, 5, vec![0]), (1..4, 0, vec![1, 2])],
             logits_rows: vec![0, 3],
             sampling: 2,
+            // 131 tokens are five words, and three bits of the last.
+            masks: vec![(0, vec![0, 1, 0, 0, 0]), (1, vec![0, 0, 0, 0, 4])],
         }
     }
 
@@ -76,8 +81,10 @@ impl Request {
                 blocks,
             })
             .collect();
+        let masks: Vec<Mask<'_>> =
+            self.masks.iter().map(|(row, allowed)| Mask { row: *row, allowed }).collect();
         cpu.begin_step(&StepInputs {
-            masks: &[],
+            masks: &masks,
             tokens: &self.tokens,
             sequences: &sequences,
             logits_rows: &self.logits_rows,
@@ -91,7 +98,7 @@ fn steps_outside_the_limits_are_refused() {
     let mut cpu = load(shapes::llama(), options(Precision::F32, Precision::F32, 1)).unwrap();
     Request::good().begin(&mut cpu).unwrap();
     type Change = fn(&mut Request);
-    let table: [(&str, Change); 12] = [
+    let table: [(&str, Change); 16] = [
         ("token 131 of a vocabulary of 131", |r| r.tokens[2] = 131),
         ("sequences cover 4 of 5 rows", |r| r.tokens.push(0)),
         ("sequence rows 1..5 after row 1 of 4", |r| r.sequences[1].0 = 1..5),
@@ -106,6 +113,10 @@ fn steps_outside_the_limits_are_refused() {
         ("not ascending rows of the step", |r| r.logits_rows = vec![3, 0]),
         ("not ascending rows of the step", |r| r.logits_rows = vec![0, 4]),
         ("1 samplings for 2 rows that ask for logits", |r| r.sampling = 1),
+        ("masks: not in ascending order of their rows", |r| r.masks.reverse()),
+        ("for row 2: expected 5 words and one of 2 rows", |r| r.masks[1].0 = 2),
+        ("mask of 4 words for row 0: expected 5 words", |r| r.masks[0].1 = vec![1; 4]),
+        ("mask of row 1 allows no token", |r| r.masks[1].1[4] = 8),
     ];
     for (message, change) in table {
         let mut request = Request::good();

@@ -74,22 +74,22 @@ impl Fields {
     pub(super) fn integer(&mut self, field: &str, range: RangeInclusive<i64>) -> Read<Option<i64>> {
         let name = self.name(field);
         let Some(value) = self.take(field) else { return Ok(None) };
-        let wrong = |side: &str, code, limit: i64| {
-            let (word, sign) =
-                if side == "above maximum" { ("<=", value.clone()) } else { (">=", value.clone()) };
+        let wrong = |side: &str, code, sign: &str, limit: i64| {
             let message = format!(
-                "Invalid '{name}': integer {side} value. Expected a value {word} {limit}, but \
-                 got {sign} instead."
+                "Invalid '{name}': integer {side} value. Expected a value {sign} {limit}, but \
+                 got {value} instead."
             );
             Err(ApiError::invalid(&name, code, message))
         };
         let (least, most) = (*range.start(), *range.end());
         match (value.as_i64(), value.as_u64()) {
             (Some(number), _) if number < least => {
-                wrong("below minimum", "integer_below_min_value", least)
+                wrong("below minimum", "integer_below_min_value", ">=", least)
             }
             (Some(number), _) if number <= most => Ok(Some(number)),
-            (Some(_), _) | (_, Some(_)) => wrong("above maximum", "integer_above_max_value", most),
+            (Some(_), _) | (_, Some(_)) => {
+                wrong("above maximum", "integer_above_max_value", "<=", most)
+            }
             _ => Err(wrong_type(&name, "an integer", &value)),
         }
     }

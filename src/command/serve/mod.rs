@@ -1,5 +1,7 @@
 //! `gemba serve`: the reference engine behind the OpenAI-compatible API, writing a run folder.
 
+mod live;
+
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -22,6 +24,7 @@ use crate::serve::{self, Feed, Limits, Served, Serving, Words, World};
 use crate::session::{DeviceSource, Outcome, Preparation};
 use crate::trace::{Header, ModelHeader, RunWriter, Status, TraceError, WorkloadHeader};
 use crate::unit::Nanos;
+use live::LivePage;
 
 /// Pairs of runs that tell what recording costs.
 const OBSERVER_PAIRS: u32 = 8;
@@ -292,7 +295,9 @@ fn record(
     let address = listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string());
     let model_name = served.model.clone();
     let notes = words.notes();
-    let serving = Serving { served, limits, engine, preparation, words, extra_metrics: None };
+    let books = LivePage::new(&folder);
+    let extra_metrics: Option<Arc<serve::ExtraMetrics>> = Some(Arc::new(move || books.page()));
+    let serving = Serving { served, limits, engine, preparation, words, extra_metrics };
     let outcome = serve::serve(
         serving,
         source,
