@@ -51,7 +51,8 @@ fn the_counters_are_those_of_vllm() {
         assert!(page.lines().any(|line| line.starts_with(&labelled)), "{family}\n{page}");
     }
     assert!(page.ends_with("gemba_test_extra 1\n"), "what the caller adds stands at the end");
-    assert_eq!(server.metric("vllm:generation_tokens_total"), 7.0);
+    // The engine counts its step after its client was told.
+    server.wait_for("vllm:generation_tokens_total", 7.0);
     assert_eq!(server.metric("vllm:request_generation_tokens_sum"), 7.0);
     assert_eq!(server.metric("vllm:time_to_first_token_seconds_count"), 1.0);
     assert_eq!(server.metric("vllm:inter_token_latency_seconds_count"), 6.0);
