@@ -19,7 +19,15 @@ pub fn apportion(total: u128, weights: &[u128]) -> Vec<u128> {
 pub struct Splitter {
     weights: Vec<u128>,
     sum: u128,
-    remainders: Vec<(u128, usize)>,
+    parts: Vec<Part>,
+}
+
+/// A part before the units left over are dealt out.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    remainder: u128,
+    index: usize,
+    floor: u128,
 }
 
 impl Splitter {
@@ -60,23 +68,22 @@ impl Splitter {
         }
         let (rounds, rest) = (total / self.sum, total % self.sum);
         let mut left = rest;
-        self.remainders.clear();
-        for (i, weight) in self.weights.iter().enumerate() {
+        self.parts.clear();
+        for (index, weight) in self.weights.iter().enumerate() {
             let (floor, remainder) = divide(rest * weight, self.sum);
             left -= floor;
-            self.remainders.push((remainder, i));
+            self.parts.push(Part { remainder, index, floor: rounds * weight + floor });
         }
-        let order = |a: &(u128, usize), b: &(u128, usize)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
+        let order = |a: &Part, b: &Part| b.remainder.cmp(&a.remainder).then(a.index.cmp(&b.index));
         // `left` is smaller than the number of weights.
         let take = left as usize;
         if take > 0 {
-            self.remainders.select_nth_unstable_by(take - 1, order);
+            self.parts.select_nth_unstable_by(take - 1, order);
         }
-        for (place, &(_, i)) in self.remainders.iter().enumerate() {
-            let floor = divide(rest * self.weights[i], self.sum).0;
-            let part = rounds * self.weights[i] + floor + u128::from(place < take);
-            if part > 0 {
-                each(i, part);
+        for (place, part) in self.parts.iter().enumerate() {
+            let amount = part.floor + u128::from(place < take);
+            if amount > 0 {
+                each(part.index, amount);
             }
         }
     }

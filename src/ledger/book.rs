@@ -77,6 +77,23 @@ impl<K: Ord + Clone> Book<K> {
         }
     }
 
+    /// Debits many amounts, in any order: where nothing is booked yet, many times faster than one
+    /// by one.
+    pub fn post_all(&mut self, postings: impl IntoIterator<Item = (K, u128)>) {
+        let mut postings: Vec<(K, u128)> = postings.into_iter().filter(|p| p.1 > 0).collect();
+        postings.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        postings.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.1 += if same { next.1 } else { 0 };
+            same
+        });
+        if self.accounts.is_empty() {
+            self.accounts = postings.into_iter().collect();
+        } else {
+            postings.into_iter().for_each(|(key, amount)| self.post(key, amount));
+        }
+    }
+
     /// Moves `amount` from one account to another.
     ///
     /// # Errors
@@ -122,6 +139,19 @@ impl<K: Ord + Clone> Book<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_postings_at_once_are_the_same_as_one_by_one() {
+        let postings = [("b", 3), ("a", 1), ("b", 4), ("c", 0), ("a", 5)];
+        let (mut at_once, mut singly, mut onto) = (Book::new(), Book::new(), Book::new());
+        at_once.post_all(postings);
+        postings.into_iter().for_each(|(key, amount)| singly.post(key, amount));
+        onto.post("b", 7);
+        onto.post_all([("b", 0), ("a", 6)]);
+        for book in [&at_once, &singly, &onto] {
+            assert_eq!(book.accounts().collect::<Vec<_>>(), [(&"a", 6), (&"b", 7)]);
+        }
+    }
 
     #[test]
     fn a_book_closes_when_all_is_booked() {

@@ -194,7 +194,7 @@ catalogue! {
     Observer "observer" Motion Necessary false
         "The profiler's own cost."
         "measured nanoseconds per launch × launches, and time in state `calibrate`"
-        "record less often";
+        "keep the calibration from run to run, record less";
     WeightStreaming "weight_streaming" Transportation Necessary false
         "Moving weights for useful rows, at the reference batch."
         "weight bytes ÷ read bandwidth × useful rows ÷ reference batch, where not hidden by \

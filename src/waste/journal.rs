@@ -97,18 +97,22 @@ impl Journal {
     /// Empties everything into `books`.
     pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) {
         self.end_step(None);
-        for slot in 0..self.amounts.len() {
-            for number in 0..self.amounts[slot].len() {
-                if self.amounts[slot][number] > 0 {
-                    self.enter(slot, number, None);
+        let mut postings: HashMap<Commodity, Vec<(Key, u128)>> = HashMap::new();
+        for (commodity, book) in &self.books {
+            let booked = book.accounts().map(|(key, amount)| (*key, amount));
+            postings.entry(*commodity).or_default().extend(booked);
+        }
+        for (request, amounts) in self.payers.iter().zip(&self.amounts) {
+            for (&amount, &(commodity, account)) in amounts.iter().zip(&self.accounts) {
+                if amount > 0 {
+                    let device = Some(self.device);
+                    let key = Key { account, device, step: None, request: *request };
+                    postings.entry(commodity).or_default().push((key, amount));
                 }
             }
         }
-        for (commodity, book) in self.books {
-            let into = books.entry(commodity).or_default();
-            for (key, amount) in book.accounts() {
-                into.post(*key, amount);
-            }
+        for (commodity, postings) in postings {
+            books.entry(commodity).or_default().post_all(postings);
         }
     }
 }

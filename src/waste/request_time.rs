@@ -25,13 +25,19 @@ pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
         }
     }
     let none = Vec::new();
+    let mut postings = Vec::new();
     for request in &run.requests {
         let id = request.arrival.request.0;
         let end = request.finish.map_or(window.1, |finish| finish.at.0);
         let clip = |at: u64| at.clamp(window.0, window.1);
+        // A life has many steps and few accounts.
+        let mut spent: Vec<(Account, u128)> = Vec::new();
         let mut post = |account: Account, nanos: u64| {
-            let key = Key { account, device: None, step: None, request: Some(id) };
-            book.post(key, nanos.into());
+            let nanos = u128::from(nanos);
+            match spent.iter_mut().find(|(same, _)| *same == account) {
+                Some((_, sum)) => *sum += nanos,
+                None => spent.push((account, nanos)),
+            }
         };
         let mut life = Life::new(clip(request.arrival.at.0), clip(end));
         let rows = lives.get(&id).unwrap_or(&none);
@@ -41,7 +47,10 @@ pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
             }
         }
         life.close(&mut post);
+        let key = |account| Key { account, device: None, step: None, request: Some(id) };
+        postings.extend(spent.into_iter().map(|(account, nanos)| (key(account), nanos)));
     }
+    book.post_all(postings);
 }
 
 /// ∫N(t)dt over the window, from arrivals and ends alone.

@@ -13,6 +13,7 @@ use crate::trace::Run;
 pub(super) fn book(run: &Run, by_step: bool, books: &mut HashMap<Commodity, Book<Key>>) {
     let book = books.entry(Commodity::Rows).or_default();
     let mut device_of = HashMap::new();
+    let mut rows: HashMap<Key, u128> = HashMap::new();
     for step in &run.steps {
         book.offer(step.rows().into());
         device_of.insert(step.step, step.device);
@@ -30,6 +31,7 @@ pub(super) fn book(run: &Run, by_step: bool, books: &mut HashMap<Commodity, Book
             step: by_step.then_some(row.step.0),
             request: row.request.map(|id| id.0),
         };
-        book.post(key, row.rows.into());
+        *rows.entry(key).or_default() += u128::from(row.rows);
     }
+    book.post_all(rows);
 }

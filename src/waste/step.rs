@@ -295,6 +295,8 @@ impl StepAccounts {
         let (payers, slots) = (&self.payers, &self.slots);
         let basis = account.map_or(Basis::Apportioned, |account| account.basis);
         let useful = |value| account.unwrap_or(Account::of(value, basis)).kernel(spent.kernel);
+        // Neighbours nearly always stand alike.
+        let mut last: Option<(Account, usize)> = None;
         self.splitters.all.split(total, |i, part| {
             let account = match payers[i].standing {
                 Standing::Useful(value) => useful(value),
@@ -306,7 +308,11 @@ impl StepAccounts {
                     Account { sub_reason, ..Account::of(cause, basis) }.kernel(spent.kernel)
                 }
             };
-            let number = journal.number(commodity, account);
+            let number = match last {
+                Some((same, number)) if same == account => number,
+                _ => journal.number(commodity, account),
+            };
+            last = Some((account, number));
             journal.post(slots[i], number, part);
         });
     }

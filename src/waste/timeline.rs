@@ -106,6 +106,8 @@ pub(super) struct Timeline<P, S> {
     at_stretch: usize,
     at_state: usize,
     open: Option<usize>,
+    /// The step of the last launch, and its place.
+    found: Option<(StepId, usize)>,
     accounts: StepAccounts,
     observer_ns_per_launch: u64,
     observer_due: u64,
@@ -133,6 +135,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             at_stretch: 0,
             at_state: 0,
             open: None,
+            found: None,
             accounts: StepAccounts::default(),
             observer_ns_per_launch,
             observer_due: 0,
@@ -258,8 +261,11 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
         self.bench.count(launch, nanos);
-        let step = launch.step.and_then(|id| self.plan.place(id));
-        if let Some(at) = step {
+        // Launches of a step come one after another.
+        if self.found.is_none_or(|(id, _)| launch.step != Some(id)) {
+            self.found = launch.step.and_then(|id| Some((id, self.plan.place(id)?)));
+        }
+        if let Some((_, at)) = self.found {
             self.switch_to(Some(at));
             if self.accounts.add_launch(launch, nanos, &mut self.bench) {
                 self.journal.launched(launch, nanos);

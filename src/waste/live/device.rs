@@ -249,7 +249,9 @@ impl Device {
 
     /// Forgets payers that have left, but for the dearest.
     pub(super) fn retire(&mut self, left: impl Fn(u64) -> bool) {
-        self.timeline.journal.retire(left);
+        let leaving = &self.leaving;
+        let settled = |request| !leaving.iter().any(|(id, _)| *id == request);
+        self.timeline.journal.retire(|request| left(request) && settled(request));
     }
 
     pub(super) const fn tally(&self) -> &Tally {
