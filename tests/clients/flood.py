@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 
 CLIENTS = 1000
-TOKENS = 24
+TOKENS = 16
 url = urllib.parse.urlparse(sys.argv[1])
 
 
@@ -32,18 +32,18 @@ async def client(number, model, start):
     dice = random.Random(number)
     vanishes = number % 2 == 0
     body = json.dumps({
-        "model": model, "messages": [{"role": "user", "content": f"client {number % 50}"}],
+        "model": model, "prompt": f"client {number % 50}", "temperature": 0,
         "max_tokens": TOKENS, "stream": True, "ignore_eos": True,
     }).encode()
     await start.wait()
     reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1 << 16)
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: flood\r\nConnection: close\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: flood\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
     await writer.drain()
     text = b""
-    patience = dice.randint(0, 3000)
+    patience = dice.randint(0, 2200)
     while piece := await reader.read(dice.randint(16, 700)):
         text += piece
         if vanishes and len(text) > patience:
