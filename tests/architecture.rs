@@ -28,7 +28,8 @@ const MAP: &[(&str, &[&str])] = &[
     ("waste", &["cost", "event", "ledger", "stat", "trace", "unit"]),
     ("report", &["stat", "unit", "waste"]),
     ("prometheus", &["report"]),
-    ("cli", &["report"]),
+    ("gate", &["report", "stat"]),
+    ("cli", &["gate", "report"]),
     ("html", &["report", "unit"]),
 ];
 

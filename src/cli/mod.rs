@@ -1,12 +1,14 @@
 //! Text for terminals: the printed books, and the one form of every error.
 //!
 //! Data goes to stdout, talk to stderr. All meaning survives without colour. This module knows
-//! `report` and `unit`; it computes no figure.
+//! `report` and `gate`; it computes no figure.
 
 mod books;
+mod gate;
 mod paint;
 
 pub use books::{render_books, render_causes};
+pub use gate::render_gate;
 pub use paint::Paint;
 
 /// An error as it is printed: what failed and why, and what the user can do about it.

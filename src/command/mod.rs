@@ -2,6 +2,7 @@
 
 mod account;
 pub mod bench;
+pub mod gate;
 pub mod ledger;
 pub mod model;
 pub mod planted;
@@ -36,6 +37,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Print the books of a run
     Ledger(ledger::LedgerArgs),
+    /// Hold a candidate's waste against a baseline's: pass, regression or inconclusive
+    Gate(gate::GateArgs),
     /// Look at models
     Model(model::ModelArgs),
     /// Plant known wastes and show that the books find them
@@ -109,8 +112,10 @@ impl From<crate::waste::MudaMapError> for Failure {
 pub enum Done {
     /// Done, or pass: exit code 0.
     Pass,
-    /// A broken invariant: exit code 1.
+    /// A regression or a broken invariant: exit code 1.
     Broken,
+    /// Not enough evidence: exit code 3.
+    Inconclusive,
 }
 
 /// Runs the command line of this process.
@@ -121,6 +126,7 @@ pub fn main() -> ExitCode {
     match dispatch(arguments.command) {
         Ok(Done::Pass) => ExitCode::SUCCESS,
         Ok(Done::Broken) => ExitCode::from(1),
+        Ok(Done::Inconclusive) => ExitCode::from(3),
         Err(failure) => {
             let paint = Paint::when(std::io::stderr().is_terminal());
             let text = render_error(&failure.message, failure.hint.as_deref(), paint);
@@ -140,6 +146,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
         }
         Command::Report(args) => report::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Model(args) => {
             model::run(&args, &mut std::io::stdout())?;
             Ok(Done::Pass)

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use build::{Findings, build, glossary};
 pub use exposition::{Family, Sample, exposition};
-pub use summary::{LedgerJson, SummaryJson, ledger_json, summary_json};
+pub use summary::{CauseJson, LedgerJson, SummaryJson, ledger_json, summary_json};
 
 /// A report of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

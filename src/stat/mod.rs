@@ -1,4 +1,12 @@
-//! From samples to figures. Knows what a number is, not what was measured.
+//! From samples to figures and verdicts. Knows what a number is, not what was measured.
+
+mod correction;
+mod interval;
+mod looks;
+
+pub use correction::holm;
+pub use interval::Location;
+pub use looks::{Look, Looks};
 
 use serde::Serialize;
 
