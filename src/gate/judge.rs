@@ -52,8 +52,8 @@ pub fn judge(
     let mut cautions = round.cautions.clone();
     if !loose.is_empty() {
         cautions.push(format!(
-            "{} already differ among the runs of the baseline: they are not deterministic in \
-             this workload, and are only reported.",
+            "{} differ among the runs of one side: they are not deterministic in this workload, \
+             and are only reported.",
             loose.join(", ")
         ));
     }
@@ -73,7 +73,7 @@ pub fn judge(
         checks,
         reported: reported(policy, &loose, before, after, round.looks),
         cautions,
-        method: method(policy, round),
+        method: method(policy, round, pairs),
         candidate_figures: candidate_figures(candidate),
     }
 }
@@ -193,16 +193,15 @@ fn budget(policy: &Policy, look: Look, limit: &Budget, candidate: &[Evidence]) -
     check
 }
 
-fn method(policy: &Policy, round: &Round) -> Vec<String> {
+fn method(policy: &Policy, round: &Round, pairs: usize) -> Vec<String> {
     let statistics = policy.statistics;
     let questions = Level::of_figure(policy, round.look);
     vec![
         format!(
-            "Figures: t interval on the logarithms of the ratios of {} pairs, the {} most \
+            "Figures: t interval on the logarithms of the ratios of {pairs} pairs, the {} most \
              extreme on either side left out of the mean (Tukey and McLaughlin). Wholly below \
              the margin is a pass, wholly above it a regression.",
-            round.look.count,
-            (statistics.trim * round.look.count as f64) as usize,
+            (statistics.trim * pairs as f64) as usize,
         ),
         format!(
             "A false alarm has a chance of at most {} for figures and budgets together and {} \

@@ -26,7 +26,8 @@ const COMMODITIES: [(&str, bool); 7] = [
     ("money", false),
     ("request_time", false),
 ];
-const COUNTERS: [&str; 4] = ["rows", "bytes", "launches", "steps"];
+/// What a run counts.
+pub(super) const COUNTERS: [&str; 4] = ["rows", "bytes", "launches", "steps"];
 
 /// What the gate holds runs to.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

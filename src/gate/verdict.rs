@@ -4,6 +4,9 @@ use serde::Serialize;
 
 use super::self_test::SelfTest;
 
+/// The one invariant that is measured.
+pub(super) const UNATTRIBUTED: &str = "unattributed";
+
 /// How a question was answered. The order is that of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -160,4 +163,14 @@ pub struct GateReport {
     /// Values of the candidate's figures, for the history of a benchmark: name, then middle,
     /// smallest and largest over its runs.
     pub candidate_figures: Vec<(String, [f64; 3])>,
+}
+
+impl GateReport {
+    /// Whether something is broken that more runs cannot mend: an invariant that holds or does
+    /// not. What is unattributed is measured, and may have been a stumble.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        let exact = |check: &&Check| check.kind == Kind::Invariant && check.name != UNATTRIBUTED;
+        self.checks.iter().filter(exact).any(|check| check.verdict == Verdict::Regression)
+    }
 }

@@ -72,14 +72,13 @@ impl Location {
     }
 
     /// How far beyond a limit the true middle must lie, so that a sample of `count` values as
-    /// uneven as this one shows it with probability `1 − miss` at the given `error`.
+    /// uneven as this one shows it with probability `1 − miss` at the given `error`. An
+    /// estimate: from few values the spread itself is known only roughly.
     #[must_use]
     pub fn detectable(&self, count: usize, error: f64, miss: f64) -> f64 {
         let kept = (count * self.kept / self.count).max(2);
         let shrunk = (self.kept as f64 / kept as f64).sqrt();
-        // The spread itself is known only as well as this sample is large.
-        let quantile = |error: f64| quantile(kept.min(self.kept), error);
-        (quantile(error) + quantile(miss)) * self.standard_error * shrunk
+        (quantile(kept, error) + quantile(kept, miss)) * self.standard_error * shrunk
     }
 
     fn reach(&self, error: f64) -> f64 {
@@ -166,6 +165,14 @@ mod tests {
         assert_eq!((location.lower(1e-9), location.upper(1e-9)), (0.25, 0.25));
         assert_eq!(location.p_value(), 0.0);
         assert_eq!(Location::trimmed(&[0.0; 6], 0.2).unwrap().p_value(), 1.0);
+    }
+
+    /// Thirty of (2.462 + 1.699) standard errors, each √(6 ÷ 30) of the one of six.
+    #[test]
+    fn what_can_be_detected_shrinks_with_the_root_of_the_count() {
+        let location = Location::trimmed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.0).unwrap();
+        let expected = (2.462 + 1.699) * location.standard_error * (0.2_f64).sqrt();
+        close(location.detectable(30, 0.01, 0.05), expected);
     }
 
     #[test]

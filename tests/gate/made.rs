@@ -11,7 +11,7 @@ use gemba::cost::Storage;
 use gemba::engine::limits;
 use gemba::event::{Ceilings, Dtype};
 use gemba::model::{Family, Precision, Rope, Shape};
-use gemba::schedule::Options;
+use gemba::schedule::{Options, Scheduling};
 use gemba::session::{self, DeviceSource, Preparation, SessionOptions, World};
 use gemba::trace::{DeviceHeader, Header, RunWriter};
 use gemba::unit::{Bytes, Nanos};
@@ -26,13 +26,15 @@ pub struct Made {
     pub requests: u32,
     /// The step at which the device fails.
     pub fails_at_step: Option<u64>,
+    /// Whether batches are static: shorter answers are then padded.
+    pub padded: bool,
     /// A change of `run.json`.
     pub header: fn(&mut Header),
 }
 
 impl Default for Made {
     fn default() -> Self {
-        Self { slower: 0.0, requests: 4, fails_at_step: None, header: |_| () }
+        Self { slower: 0.0, requests: 4, fails_at_step: None, padded: false, header: |_| () }
     }
 }
 
@@ -76,7 +78,7 @@ fn workload(requests: u32) -> Workload {
         block_tokens: None,
         classes: vec![Class::named("any")],
         slo: Slo::default(),
-        requests: (0..requests).map(|id| RequestSpec::new(Nanos::ZERO, 8 + id, 9)).collect(),
+        requests: (0..requests).map(|id| RequestSpec::new(Nanos::ZERO, 8 + id, 9 + id)).collect(),
         notes: Vec::new(),
         recorded_start_unix_nanos: None,
     }
@@ -87,6 +89,10 @@ impl Made {
     pub fn at(&self, folder: &Path) -> PathBuf {
         let mut engine = Options::default();
         engine.batching.max_num_seqs = 4;
+        if self.padded {
+            engine.batching.scheduling = Scheduling::Static;
+            engine.batching.chunked_prefill = false;
+        }
         engine.memory.block_tokens = 4;
         engine.memory.kv_blocks = 64;
         engine.memory.max_sequence_tokens = 64;

@@ -243,6 +243,29 @@ fn a_candidate_that_failed_or_lost_requests_does_not_pass() {
     assert!(text(&output.stderr).contains("it is failed"), "{}", text(&output.stderr));
 }
 
+/// A cause that only one side has cannot be a ratio, and is named.
+#[test]
+fn causes_that_come_and_go_are_said_and_counters_decide() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = runs(dir.path(), "before", &Made::default());
+    let padded = runs(dir.path(), "padded", &Made { padded: true, ..Made::default() });
+    let more = gate(&["--baseline", &before, "--candidate", &padded]);
+    let said = text(&more.stdout);
+    assert_eq!(more.status.code(), Some(1), "{said}");
+    assert!(said.contains("REGRESSION   counter   rows "), "{said}");
+    assert!(said.contains("engine.batching.scheduling (continuous → static)"), "{said}");
+    let change = |candidate: &str, baseline: &str| {
+        let report = json(&gate(&["--baseline", baseline, "--candidate", candidate, "--json"]));
+        let rows = report["reported"].as_array().unwrap();
+        let padding = rows.iter().find(|row| row["name"] == "rows.padding").unwrap().clone();
+        assert_eq!(padding["differs"], true, "{padding}");
+        assert!(padding["change"].is_null(), "{padding}");
+        (padding["baseline"].as_f64().unwrap() > 0.0, padding["candidate"].as_f64().unwrap() > 0.0)
+    };
+    assert_eq!(change(&padded, &before), (false, true));
+    assert_eq!(change(&before, &padded), (true, false));
+}
+
 #[test]
 fn policies_decide_and_bad_ones_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -295,4 +318,27 @@ fn wrong_command_lines_are_refused() {
     let shown = gate(&["--show-policy"]);
     assert_eq!(shown.status.code(), Some(0));
     assert_eq!(text(&shown.stdout), gemba::gate::SAMPLE);
+}
+
+/// The documentation is followed literally as far as a test can: every flag in it is one.
+#[test]
+fn the_documentation_names_flags_that_there_are() {
+    let help = |name: &str| {
+        let gemba = env!("CARGO_BIN_EXE_gemba");
+        text(&Command::new(gemba).args([name, "--help"]).output().unwrap().stdout)
+    };
+    let known = [help("gate"), help("run")].concat();
+    for file in ["docs/gate-workflow.yml", "docs/gate.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| !line.contains("cargo ") && !line.contains("bencher run"));
+        let flags: Vec<&str> = lines
+            .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
+            .filter(|word| word.len() > 2 && word.starts_with("--"))
+            .collect();
+        assert!(flags.contains(&"--pair"), "{file} does not show --pair");
+        for flag in flags {
+            assert!(known.contains(flag), "{file}: {flag} is no flag of gate or run");
+        }
+    }
 }

@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 use super::read::evidence;
 use super::{Failure, NO_HINT};
 use crate::gate::{
-    Allowed, Evidence, GateReport, Kind, Policy, Round, SelfTest, Verdict, comparable, judge,
-    self_test,
+    Allowed, Evidence, GateReport, Policy, Round, SelfTest, Verdict, comparable, judge, self_test,
 };
 
 /// What stands in a command for the run folder that it is to make.
@@ -53,11 +52,7 @@ pub(super) fn compare(
     };
     pairs.make(&mut maker, commands)?;
     let first = judge(policy, &round, &pairs.before, &pairs.after);
-    let broken = |report: &GateReport| {
-        let checks = &mut report.checks.iter();
-        checks.any(|c| c.kind == Kind::Invariant && c.verdict == Verdict::Regression)
-    };
-    if broken(&first) {
+    if first.broken() {
         return Ok(first);
     }
     let mut report = first;
