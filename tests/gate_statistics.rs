@@ -2,6 +2,8 @@
 //! seeded generator. What is asked of them is what the policy promises: false alarms, false
 //! passes, and that a slowdown of twice the margin is seen.
 
+#![expect(clippy::expect_used, reason = "a test panics where it fails")]
+
 use gemba::gate::{Level, Policy, Verdict};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

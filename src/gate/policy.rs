@@ -399,7 +399,8 @@ mod tests {
         let twice = "[[figure]]\nname = \"oie\"\nmargin = 0.1\n".repeat(2);
         let budget = |commodity: &str, cause: &str, share: &str| {
             format!(
-                "[[budget]]\ncommodity = \"{commodity}\"\ncause = \"{cause}\"\nshare_max = {share}\n"
+                "[[budget]]\ncommodity = \"{commodity}\"\ncause = \"{cause}\"\n\
+                 share_max = {share}\n"
             )
         };
         for (text, expected) in [

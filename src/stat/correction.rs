@@ -42,7 +42,8 @@ mod tests {
             let corrected = holm(&p_values);
             let all = p_values.len() as f64;
             for (i, p) in p_values.iter().enumerate() {
-                prop_assert!(corrected[i] >= *p && corrected[i] <= (p * all).min(1.0).max(*p) + 1e-12);
+                let most = (p * all).min(1.0).max(*p) + 1e-12;
+                prop_assert!(corrected[i] >= *p && corrected[i] <= most);
                 for (j, other) in p_values.iter().enumerate() {
                     prop_assert!(p > other || corrected[i] <= corrected[j]);
                 }

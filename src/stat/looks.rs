@@ -86,7 +86,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_whole_error_is_spent_and_no_more(first in 1_usize..40, step in 0_usize..20, more in 0_usize..80) {
+        fn the_whole_error_is_spent_and_no_more(
+            first in 1_usize..40, step in 0_usize..20, more in 0_usize..80
+        ) {
             let looks = Looks::new(first, step, first + more);
             let shares: f64 = looks.iter().map(|look| look.share).sum();
             prop_assert!((shares - 1.0).abs() < 1e-9);

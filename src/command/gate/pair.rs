@@ -148,16 +148,20 @@ impl Maker {
             .output()
             .map_err(|error| Failure::new(format!("run {line:?}: {error}"), NO_HINT))?;
         let said = String::from_utf8_lossy(&output.stderr);
-        // A run with broken books ends with 1, and it is for the gate to say so.
         let left = out.join("run.json").is_file();
-        if !left || !matches!(output.status.code(), Some(0 | 1)) {
-            let end =
-                format!("{} and left {} run folder", output.status, if left { "a" } else { "no" });
-            let hint = tail(&said);
-            let hint = (!hint.is_empty()).then(|| format!("it said: {hint}"));
+        let evidence = if left { Some(evidence(&out)?) } else { None };
+        // A run with broken books ends with 1, and one whose device failed with 2: it is for
+        // the gate to say so.
+        let judged = |evidence: &Evidence| {
+            matches!(output.status.code(), Some(0 | 1)) || evidence.summary.status == "failed"
+        };
+        let Some(evidence) = evidence.filter(judged) else {
+            let left = if left { "a" } else { "no" };
+            let end = format!("{} and left {left} run folder", output.status);
+            let said = tail(&said);
+            let hint = (!said.is_empty()).then(|| format!("it said: {said}"));
             return Err(Failure::new(format!("run {line:?}: it ended with {end}"), hint));
-        }
-        let evidence = evidence(&out)?;
+        };
         if !self.keep {
             // A folder that cannot be removed takes room, nothing else.
             let _ = std::fs::remove_dir_all(&out);
