@@ -1,7 +1,7 @@
 //! Every shipped workload, run for real on the embedded engine: its books close and hardly
 //! anything is left without a cause.
 //!
-//! The first seconds of each are run; with `GEMBA_FULL=1` each is run to its end, which takes
+//! The first requests of each are run; with `GEMBA_FULL=1` each is run to its end, which takes
 //! minutes, and what is found is printed.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -23,7 +23,7 @@ fn the_books_of_every_shipped_workload_close() {
         let run = folder.path().join("run").display().to_string();
         let mut words = vec!["run", workload.name(), "--ui", "none", "--output-dir", &run];
         if !full {
-            words.extend(["--duration", "2", "--observer-pairs", "0"]);
+            words.extend(["--duration", "2", "--num-requests", "16", "--observer-pairs", "0"]);
         }
         gemba(&words);
         let ledger: Value = serde_json::from_slice(&gemba(&["ledger", &run, "--json"])).unwrap();
