@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 #![expect(clippy::print_stdout, reason = "the full run is there to be read")]
 
+use std::path::Path;
 use std::process::Command;
 
 use gemba::workload::shipped::SHIPPED;
@@ -56,7 +57,10 @@ fn largest(ledger: &Value) -> String {
 
 /// What a command printed; it must succeed.
 fn gemba(words: &[&str]) -> Vec<u8> {
-    let output = Command::new(env!("CARGO_BIN_EXE_gemba")).args(words).output().unwrap();
+    // A cache of its own: a test neither reads nor leaves measurements in the user's.
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+    let output = command.args(words).env("XDG_CACHE_HOME", cache).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words:?}: {said}");
     output.stdout
