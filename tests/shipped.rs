@@ -5,7 +5,6 @@
 //! minutes, and what is found is printed.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-#![expect(clippy::print_stdout, reason = "the full run is there to be read")]
 
 use std::path::Path;
 use std::process::Command;
