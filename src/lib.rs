@@ -23,6 +23,7 @@ pub mod serve;
 pub mod session;
 pub mod stat;
 pub mod trace;
+pub mod tui;
 pub mod unit;
 pub mod waste;
 pub mod workload;

@@ -31,6 +31,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("gate", &["report", "stat"]),
     ("cli", &["gate", "report"]),
     ("html", &["report", "unit"]),
+    ("tui", &["report"]),
 ];
 
 /// The roof: composes everything, and nothing knows it.

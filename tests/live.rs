@@ -11,6 +11,8 @@ use gemba::waste::live::LiveBooks;
 use gemba::waste::{Account, Books, BooksOptions, Cause, Commodity, Costing, Grain};
 use proptest::prelude::*;
 
+#[path = "live/kinds.rs"]
+mod kinds;
 #[path = "live/recording.rs"]
 mod recording;
 #[path = "live/session.rs"]
@@ -84,7 +86,7 @@ fn compare(header: &Header, facts: &[Fact], chunk: usize, costing: Costing) {
 
 #[test]
 fn sessions_of_every_kind_end_with_the_same_books() {
-    for (name, header, facts) in session::all() {
+    for (name, header, facts) in kinds::all() {
         for chunk in [1, 7, 100_000] {
             eprintln!("{name}, {chunk} facts at a time");
             compare(&header, &facts, chunk, Costing::UsefulFirst);
@@ -109,7 +111,7 @@ proptest! {
 
 #[test]
 fn work_of_requests_under_way_is_open_until_they_leave() {
-    let (_, header, facts) = session::all().remove(0);
+    let (_, header, facts) = kinds::all().remove(0);
     let mut running = header.clone();
     running.status = Status::Running;
     running.window.end_ns = Nanos::ZERO;
@@ -137,7 +139,7 @@ fn work_of_requests_under_way_is_open_until_they_leave() {
 
 #[test]
 fn the_screen_can_be_told_what_was_dear() {
-    let (_, header, facts) = session::all().remove(0);
+    let (_, header, facts) = kinds::all().remove(0);
     let mut live = LiveBooks::new(&header, &BooksOptions::default(), Nanos(10_000_000));
     live.extend(facts.iter().cloned());
     live.close(header.window.end_ns);
@@ -161,7 +163,7 @@ fn the_screen_can_be_told_what_was_dear() {
 
 #[test]
 fn facts_of_unknown_devices_and_kernels_do_no_harm() {
-    let (_, header, facts) = session::all().remove(0);
+    let (_, header, facts) = kinds::all().remove(0);
     let mut live = LiveBooks::new(&header, &BooksOptions::default(), INTERVAL);
     let mut odd = facts;
     for fact in &mut odd {

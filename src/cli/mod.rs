@@ -6,10 +6,12 @@
 mod books;
 mod gate;
 mod paint;
+mod watch;
 
 pub use books::{render_books, render_causes};
 pub use gate::render_gate;
 pub use paint::Paint;
+pub use watch::render_watch;
 
 /// An error as it is printed: what failed and why, and what the user can do about it.
 ///

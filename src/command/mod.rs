@@ -9,6 +9,7 @@ pub mod planted;
 pub mod report;
 pub mod run;
 pub mod serve;
+pub mod watch;
 pub mod workload;
 
 use std::io::{IsTerminal, Write};
@@ -45,6 +46,8 @@ enum Command {
     Planted(planted::PlantedArgs),
     /// Serve a model behind the OpenAI-compatible API and record what it does
     Serve(Box<serve::ServeArgs>),
+    /// Watch a run, a server under load, or a replay on a dashboard
+    Watch(watch::WatchArgs),
     /// Look at, make or convert workloads
     Workload(workload::WorkloadArgs),
 }
@@ -153,6 +156,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
         }
         Command::Planted(args) => planted::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Workload(args) => {
             workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;
             Ok(Done::Pass)

@@ -6,6 +6,7 @@
 
 mod build;
 mod exposition;
+pub mod live;
 mod summary;
 
 use serde::Serialize;

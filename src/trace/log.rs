@@ -70,16 +70,10 @@ impl<R: Read> LogReader<R> {
     pub fn new(mut source: R, path: &Path) -> Result<Self, TraceError> {
         let mut magic = [0; 8];
         let found = fill(&mut source, &mut magic).map_err(TraceError::io("read", path))?;
-        if found < magic.len() || magic[..7] != MAGIC[..7] {
+        if found < magic.len() {
             return Err(TraceError::malformed(path, "expected an event log, found other bytes"));
         }
-        if magic != *MAGIC {
-            return Err(TraceError::Schema {
-                path: path.to_path_buf(),
-                expected: "event log version 1",
-                found: format!("version {}", magic[7]),
-            });
-        }
+        check_magic(&magic, path)?;
         let path = path.to_path_buf();
         Ok(Self { path, source, payload: Vec::new(), offset: 8, intact: true })
     }
@@ -117,29 +111,48 @@ impl<R: Read> LogReader<R> {
             self.intact = false;
             return Ok(false);
         }
-        self.decode(facts)?;
+        decode(&self.payload, self.offset, &self.path, facts)?;
         self.offset += 8 + length as u64;
         Ok(true)
-    }
-
-    fn decode(&self, facts: &mut Vec<Fact>) -> Result<(), TraceError> {
-        let mut rest = self.payload.as_slice();
-        while !rest.is_empty() {
-            let (fact, tail) = postcard::take_from_bytes(rest).map_err(|error| {
-                TraceError::malformed(
-                    &self.path,
-                    format!("frame at byte {}: expected a fact, found {error}", self.offset),
-                )
-            })?;
-            facts.push(fact);
-            rest = tail;
-        }
-        Ok(())
     }
 
     fn read(&mut self, into: &mut [u8]) -> Result<usize, TraceError> {
         fill(&mut self.source, into).map_err(TraceError::io("read", &self.path))
     }
+}
+
+/// Appends the facts of a frame that begins at byte `offset`.
+pub(super) fn decode(
+    payload: &[u8],
+    offset: u64,
+    path: &Path,
+    facts: &mut Vec<Fact>,
+) -> Result<(), TraceError> {
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let (fact, tail) = postcard::take_from_bytes(rest).map_err(|error| {
+            let what = format!("frame at byte {offset}: expected a fact, found {error}");
+            TraceError::malformed(path, what)
+        })?;
+        facts.push(fact);
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// Whether these are the first bytes of a log that this version reads.
+pub(super) fn check_magic(magic: &[u8; 8], path: &Path) -> Result<(), TraceError> {
+    if magic[..7] != MAGIC[..7] {
+        return Err(TraceError::malformed(path, "expected an event log, found other bytes"));
+    }
+    if magic != MAGIC {
+        return Err(TraceError::Schema {
+            path: path.to_path_buf(),
+            expected: "event log version 1",
+            found: format!("version {}", magic[7]),
+        });
+    }
+    Ok(())
 }
 
 /// Reads until `into` is full or the source ends.

@@ -18,6 +18,7 @@ mod plausible;
 mod run;
 #[cfg(feature = "analysis")]
 mod tables;
+mod tail;
 mod writer;
 
 pub use error::TraceError;
@@ -26,7 +27,8 @@ pub use header::{
     Status, Window, WorkloadHeader,
 };
 pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
-pub use run::{Launches, Run, launch_order, resolve};
+pub use run::{Launches, Run, launch_order, read_header, resolve};
 #[cfg(feature = "analysis")]
 pub use tables::{LedgerRow, TableWriter, write_ledger};
+pub use tail::LogTail;
 pub use writer::{HeaderFile, RunWriter, write_beside};

@@ -2,7 +2,7 @@
 //! are refused when it is read, so that no sum over them can overflow and no book can lie.
 
 use super::header::Header;
-use crate::event::{Launch, Memory, Power, Row, Step};
+use crate::event::{Fact, Launch, Memory, Power, Row, Step};
 use crate::unit::Nanos;
 
 /// Two years.
@@ -63,6 +63,31 @@ pub(super) fn header(header: &Header) -> Result<(), String> {
         within("observer.ns_per_launch", observer.ns_per_launch, 1_000_000_000)?;
     }
     Ok(())
+}
+
+/// Whether one fact is plausible and in order of time, as far as it can tell by itself.
+pub(super) fn fact(fact: &Fact) -> Result<(), String> {
+    match fact {
+        Fact::Kernel { .. } => Ok(()),
+        Fact::State(change) => time(change.at),
+        Fact::Step(step) => {
+            self::step(step)?;
+            in_order(&[step.host_start, step.start, step.end])
+        }
+        Fact::Row(row) => self::row(row),
+        Fact::Launch(launch) => {
+            self::launch(launch)?;
+            in_order(&[launch.start, launch.end])
+        }
+        Fact::Memory(memory) => self::memory(memory),
+        Fact::Arrival(arrival) => time(arrival.at),
+        Fact::Finish(finish) => time(finish.at),
+        Fact::Power(power) => self::power(power),
+    }
+}
+
+fn in_order(times: &[Nanos]) -> Result<(), String> {
+    if times.is_sorted() { Ok(()) } else { Err("it ends before it starts".to_owned()) }
 }
 
 pub(super) fn time(at: Nanos) -> Result<(), String> {

@@ -323,7 +323,11 @@ pub const fn resolve(outcome: Option<Outcome>) -> Fate {
     }
 }
 
-fn read_header(folder: &Path) -> Result<Header, TraceError> {
+/// The header of a run folder, as it stands now.
+///
+/// # Errors
+/// [`TraceError`] says that there is none, or that it is newer or malformed.
+pub fn read_header(folder: &Path) -> Result<Header, TraceError> {
     let path = folder.join("run.json");
     if !path.is_file() {
         return Err(TraceError::NotARun { path: folder.to_path_buf() });

@@ -92,6 +92,10 @@ impl Life {
         rows: impl Iterator<Item = &'r Row> + Clone,
         post: &mut impl FnMut(Account, u64),
     ) {
+        // What runs after its end is no part of its life.
+        if step.host_start.0 >= self.end {
+            return;
+        }
         self.evicted = rows.clone().any(|row| row.fate == Fate::PreemptRecompute);
         self.wait(step.host_start.0, post);
         self.started = true;

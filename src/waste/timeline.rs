@@ -210,14 +210,14 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         let clip = |at: u64| at.clamp(self.window.0, self.window.1);
         let (begin, end) = (clip(first.start.0), clip(self.cluster_end));
         self.idle_until(begin);
-        let mut owned = vec![0; cluster.len()];
         if cluster.len() == 1 && !self.overridden(begin, end) {
-            owned[0] = end - begin;
+            self.book(&cluster[0], end - begin);
         } else {
+            let mut owned = vec![0; cluster.len()];
             self.cut(&cluster, &mut owned);
-        }
-        for (launch, nanos) in cluster.iter().zip(owned) {
-            self.book(launch, nanos);
+            for (launch, nanos) in cluster.iter().zip(owned) {
+                self.book(launch, nanos);
+            }
         }
         self.cursor = end;
         self.cluster_end = 0;

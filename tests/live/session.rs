@@ -1,4 +1,4 @@
-//! Sessions on the modelled device, each with another kind of loss in it.
+//! A session on the modelled device.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -9,15 +9,14 @@ use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
 use gemba::backend::{Backend, DeviceError};
 use gemba::cost::Storage;
 use gemba::engine::limits;
-use gemba::event::{Ceilings, Dtype, Fact, Outcome};
+use gemba::event::{Ceilings, Dtype, Fact};
 use gemba::model::{Family, Precision, Rope, Shape};
-use gemba::schedule::Scheduling;
 use gemba::session::{self, DeviceSource, SessionOptions, World};
 use gemba::trace::{DeviceHeader, Header};
 use gemba::unit::{Bytes, Nanos};
 use gemba::workload::{self, Format, RequestSpec, Workload};
 
-pub fn shape() -> Shape {
+fn shape() -> Shape {
     Shape {
         family: Family::Llama,
         layers: 2,
@@ -47,13 +46,7 @@ fn ceilings() -> Ceilings {
     }
 }
 
-/// Ten requests of unlike length, one each 5 ms.
-fn demand() -> Vec<RequestSpec> {
-    let spec = |id: u64| RequestSpec::new(Nanos(id * 5_000_000), 20 + id as u32, 6 + id as u32 * 5);
-    (0..10).map(spec).collect()
-}
-
-fn workload(requests: Vec<RequestSpec>) -> Workload {
+pub fn workload(requests: Vec<RequestSpec>) -> Workload {
     Workload {
         name: "test".to_owned(),
         format: Format::Synthetic,
@@ -122,41 +115,8 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
     (header, facts)
 }
 
-fn options() -> SessionOptions {
+pub fn options() -> SessionOptions {
     let mut options = SessionOptions::default();
     options.engine.batching.max_num_seqs = 4;
     options
-}
-
-/// Every kind by name; the first loses nothing.
-pub fn all() -> Vec<(&'static str, Header, Vec<Fact>)> {
-    let mut all = Vec::new();
-    let mut add = |name, options: &SessionOptions, requests| {
-        let (header, facts) = run(options, &workload(requests));
-        all.push((name, header, facts));
-    };
-    add("continuous", &options(), demand());
-    for scheduling in [Scheduling::Static, Scheduling::Window] {
-        let mut batched = options();
-        batched.engine.batching.scheduling = scheduling;
-        add(scheduling.code(), &batched, demand());
-    }
-    let mut lost = demand();
-    lost[1].cancel_after = Some(Nanos(9_000_000));
-    lost[3].timeout = Some(Nanos(8_000_000));
-    lost[4].outcome = Outcome::Malformed;
-    lost[5].outcome = Outcome::Failed;
-    add("clients that leave and answers that fail", &options(), lost.clone());
-    let mut deaf = options();
-    deaf.engine.stopping.honour_cancel = false;
-    deaf.engine.stopping.check_interval = 3;
-    add("an engine that does not notice", &deaf, lost);
-    let mut tight = options();
-    tight.engine.memory.max_sequence_tokens = 96;
-    tight.engine.memory.kv_blocks = 9;
-    add("little memory", &tight, demand());
-    let mut chunked = options();
-    chunked.engine.batching.max_num_batched_tokens = 8;
-    add("small chunks", &chunked, demand());
-    all
 }

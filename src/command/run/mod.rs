@@ -6,7 +6,7 @@ pub(super) mod folder;
 mod progress;
 
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::account::{Account, account, write_derived};
 use super::report::write_page;
+use super::watch::{Beside, is_terminal};
 use super::{Done, Failure, print, print_json};
 use crate::backend::cpu::{Cpu, Options as CpuOptions};
 use crate::backend::{Backend, Description, cache_folder};
@@ -52,24 +53,22 @@ struct Plan {
 /// [`Failure`] if the workload, the model or a flag does not work, or the run could not begin.
 /// A run that fails underway leaves a readable folder and ends with a failure too.
 pub fn run(args: &RunArgs) -> Result<Done, Failure> {
-    if args.output.ui == Ui::Tui {
-        let hint = "--ui plain shows a progress bar";
-        return Err(Failure::new("open the dashboard: it is not built yet", Some(hint)));
-    }
+    let tui = args.output.ui == Ui::Tui && is_terminal();
     let plan = plan(args)?;
     // Set by Ctrl-C, by SIGTERM, and by the writer if the disk fails.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|error| Failure::new(format!("listen for {signal}: {error}"), NO_HINT))?;
+        listen(signal, &stop, tui)?;
     }
     let header = begin(args, &plan)?;
     let writer = RunWriter::create(&plan.folder, &header, Arc::clone(&stop))?;
-    let (outcome, written) = record(args, &plan, header, writer, &stop)?;
+    let beside = if tui { Some(Beside::open(&plan.folder, Arc::clone(&stop))?) } else { None };
+    let (outcome, written) = record(args, &plan, header, writer, (&stop, beside.as_ref()))?;
     written?;
     let account = finish(&plan.folder)?;
+    if let Some(Err(failure)) = beside.map(Beside::wait) {
+        note(&format!("the dashboard failed to {}", failure.message));
+    }
     show(args, &plan.folder, &account)?;
     if let Some(error) = outcome.failure {
         let hint = format!("what was recorded until then is in {}", plan.folder.display());
@@ -79,6 +78,25 @@ pub fn run(args: &RunArgs) -> Result<Done, Failure> {
 }
 
 const NO_HINT: Option<&str> = None;
+
+/// Lets a signal set `stop`. The second signal ends the process at once, unless a dashboard
+/// holds the terminal: it must be given back first.
+fn listen(signal: i32, stop: &Arc<AtomicBool>, tui: bool) -> Result<(), Failure> {
+    let shutdown = match tui {
+        true => Ok(()),
+        false => signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(stop))
+            .map(|_| ()),
+    };
+    shutdown
+        .and_then(|()| signal_hook::flag::register(signal, Arc::clone(stop)).map(|_| ()))
+        .map_err(|error| Failure::new(format!("listen for {signal}: {error}"), NO_HINT))
+}
+
+/// Talk, on stderr.
+fn note(text: &str) {
+    // Where stderr is gone there is nobody left to tell.
+    let _ = std::io::stderr().write_all(format!("note: {text}\n").as_bytes());
+}
 
 fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let engine = &args.engine;
@@ -185,7 +203,7 @@ fn record(
     plan: &Plan,
     header: Header,
     mut writer: RunWriter,
-    stop: &AtomicBool,
+    (stop, beside): (&AtomicBool, Option<&Beside>),
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
     let clock = Arc::new(WallClock::start());
     let machine = folder::machine(plan.cpu.threads);
@@ -217,7 +235,7 @@ fn record(
         0 => None,
         _ => Some(RunWriter::create(&scratch_folder, &begun.borrow(), Arc::default())?),
     };
-    let mut bar = progress::Bar::new(args.output.ui);
+    let mut bar = progress::Bar::new(args.output.ui, beside);
     let outcome = session::run(
         &plan.options,
         &plan.workload,

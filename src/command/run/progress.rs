@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::super::watch::Beside;
 use super::Ui;
 use crate::session::{Progress, Stage};
 use crate::unit::{si_count, si_nanos};
@@ -13,14 +14,25 @@ use crate::unit::{si_count, si_nanos};
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Shows progress on stderr.
-pub(super) enum Bar {
+pub(super) enum Bar<'a> {
+    /// The dashboard shows it while it is open.
+    Dashboard(&'a Beside, Box<Self>),
     Terminal(ProgressBar),
-    Lines { stage: Option<Stage>, printed: Instant },
+    Lines {
+        stage: Option<Stage>,
+        printed: Instant,
+    },
     Silent,
 }
 
-impl Bar {
-    pub(super) fn new(ui: Ui) -> Self {
+impl<'a> Bar<'a> {
+    pub(super) fn new(ui: Ui, beside: Option<&'a Beside>) -> Self {
+        if let Some(beside) = beside {
+            return Self::Dashboard(beside, Box::new(Self::new(Ui::Plain, None)));
+        }
+        if ui == Ui::Tui {
+            super::note("no terminal here: progress in place of the dashboard");
+        }
         match ui {
             Ui::None => Self::Silent,
             _ if std::io::stderr().is_terminal() => {
@@ -38,6 +50,14 @@ impl Bar {
     pub(super) fn show(&mut self, progress: &Progress) {
         match self {
             Self::Silent => {}
+            Self::Dashboard(beside, bar) => match beside.is_open() {
+                true => {
+                    let (done, total) = (progress.counts.finished, progress.requests_total);
+                    beside.tell(format!("{done}/{total} {}", message(progress)));
+                }
+                // The user has left it, and the run goes on.
+                false => bar.show(progress),
+            },
             Self::Terminal(bar) => {
                 bar.set_length(progress.requests_total);
                 bar.set_position(progress.counts.finished);
@@ -57,8 +77,10 @@ impl Bar {
     }
 
     pub(super) fn finish(self) {
-        if let Self::Terminal(bar) = self {
-            bar.finish_and_clear();
+        match self {
+            Self::Terminal(bar) => bar.finish_and_clear(),
+            Self::Dashboard(_, bar) => bar.finish(),
+            Self::Lines { .. } | Self::Silent => {}
         }
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::super::{CauseRow, Ledger, Part};
 use crate::unit::{Scale, Share};
-use crate::waste::{Basis, Books, Cause, Commodity, Level, SubReason};
+use crate::waste::{Account, Basis, Books, Cause, Commodity, Level, Muda, SubReason};
 
 /// A commodity's name for people.
-pub(super) const fn name(commodity: Commodity) -> &'static str {
+pub(in crate::report) const fn name(commodity: Commodity) -> &'static str {
     match commodity {
         Commodity::DeviceTime => "Device time",
         Commodity::Energy => "Energy",
@@ -20,7 +20,7 @@ pub(super) const fn name(commodity: Commodity) -> &'static str {
 }
 
 /// An amount of a commodity as text.
-pub(super) fn amount(commodity: Commodity, amount: u128) -> String {
+pub(in crate::report) fn amount(commodity: Commodity, amount: u128) -> String {
     let x = amount as f64;
     match commodity {
         Commodity::DeviceTime | Commodity::RequestTime => Scale::nanos(x).show(x),
@@ -44,7 +44,7 @@ fn energy(joules: f64) -> String {
     if joules >= 1e3 { format!("{:.2} kJ", joules / 1e3) } else { format!("{joules:.3} J") }
 }
 
-pub(super) fn all(books: &Books) -> Vec<Ledger> {
+pub(in crate::report) fn all(books: &Books) -> Vec<Ledger> {
     books.commodities().map(|commodity| ledger(books, commodity)).collect()
 }
 
@@ -57,10 +57,21 @@ struct Sum {
 
 fn ledger(books: &Books, commodity: Commodity) -> Ledger {
     let total = books.trial_balance(commodity).map_or(0, |balance| balance.capacity);
+    let postings = books.postings(commodity);
+    let postings = postings.map(|(key, a)| (key.account, books.level(&key.account), a));
+    lay_out(commodity, total, postings, |cause| books.muda(cause))
+}
+
+/// A ledger of `total` from its postings with their levels.
+pub(in crate::report) fn lay_out(
+    commodity: Commodity,
+    total: u128,
+    postings: impl Iterator<Item = (Account, Level, u128)>,
+    muda: impl Fn(Cause) -> Muda,
+) -> Ledger {
     let mut sums: BTreeMap<(Cause, Level), Sum> = BTreeMap::new();
-    for (key, amount) in books.postings(commodity) {
-        let account = key.account;
-        let sum = sums.entry((account.cause, books.level(&account))).or_default();
+    for (account, level, amount) in postings {
+        let sum = sums.entry((account.cause, level)).or_default();
         sum.amount += amount;
         if !sum.bases.contains(&account.basis) {
             sum.bases.push(account.basis);
@@ -92,7 +103,7 @@ fn ledger(books: &Books, commodity: Commodity) -> Ledger {
         let bases: Vec<&str> = sum.bases.iter().map(|basis| basis.code()).collect();
         CauseRow {
             code: entry.code.to_owned(),
-            muda: books.muda(cause).code(),
+            muda: muda(cause).code(),
             level: level.code(),
             share: share(sum.amount).fraction().unwrap_or(0.0),
             cumulative: share(so_far).fraction().unwrap_or(0.0),

@@ -1,8 +1,8 @@
 //! From books and projections to a report.
 
 mod charts;
-mod ledgers;
-mod tables;
+pub(super) mod ledgers;
+pub(super) mod tables;
 
 use super::{GlossaryEntry, Report, Seal, SealRow, Tile};
 use crate::unit::{Scale, Share, grouped, si_count};
@@ -76,7 +76,7 @@ pub fn build(findings: Findings<'_>) -> Report {
 }
 
 /// Unattributed may reach this share.
-const UNATTRIBUTED_LIMIT: f64 = 0.01;
+pub(super) const UNATTRIBUTED_LIMIT: f64 = 0.01;
 
 fn seal(findings: &Findings<'_>) -> Seal {
     let books = findings.books;

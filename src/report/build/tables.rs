@@ -11,7 +11,7 @@ use crate::waste::{Cause, Commodity, KernelTotals, Latency, RequestLine};
 /// The report shows this many of the dearest requests.
 const REQUESTS_SHOWN: usize = 200;
 
-pub(super) fn latencies(latency: &Latency) -> Vec<LatencyRow> {
+pub(in crate::report) fn latencies(latency: &Latency) -> Vec<LatencyRow> {
     let row = |name, definition, summary: Option<Summary>| {
         let show = |x: f64| Scale::nanos(x).show(x);
         let figures = summary.map_or_else(
@@ -59,7 +59,7 @@ fn parts(time: &[(Cause, u128)], whole: u128, count: u128) -> Vec<Part> {
 }
 
 /// The average request of each class, in the order of the stream.
-pub(super) fn value_streams(findings: &Findings<'_>) -> Vec<ValueStream> {
+pub(in crate::report) fn value_streams(findings: &Findings<'_>) -> Vec<ValueStream> {
     let mut classes: BTreeMap<&str, (u64, u128, BTreeMap<Cause, u128>)> = BTreeMap::new();
     for request in findings.requests {
         let class = classes.entry(&request.class).or_default();
@@ -85,13 +85,14 @@ pub(super) fn value_streams(findings: &Findings<'_>) -> Vec<ValueStream> {
 }
 
 /// The requests that paid most.
-pub(super) fn requests(lines: &[RequestLine]) -> Vec<RequestRow> {
+pub(in crate::report) fn requests(lines: &[RequestLine]) -> Vec<RequestRow> {
     let mut dearest: Vec<&RequestLine> = lines.iter().collect();
     dearest.sort_by_key(|l| (std::cmp::Reverse(l.paid.iter().sum::<u128>()), l.request));
     dearest.into_iter().take(REQUESTS_SHOWN).map(request).collect()
 }
 
-fn request(line: &RequestLine) -> RequestRow {
+/// One request.
+pub(in crate::report) fn request(line: &RequestLine) -> RequestRow {
     let paid: u128 = line.paid.iter().sum();
     let whole: u128 = line.time.iter().map(|(_, nanos)| nanos).sum();
     RequestRow {
@@ -107,7 +108,7 @@ fn request(line: &RequestLine) -> RequestRow {
     }
 }
 
-pub(super) fn kernels(totals: &[KernelTotals]) -> Vec<KernelRow> {
+pub(in crate::report) fn kernels(totals: &[KernelTotals]) -> Vec<KernelRow> {
     let all: u128 = totals.iter().map(|kernel| kernel.nanos).sum();
     let mut rows: Vec<KernelRow> = totals.iter().map(|totals| kernel(totals, all)).collect();
     rows.sort_by(|a, b| b.nanos.total_cmp(&a.nanos).then_with(|| a.name.cmp(&b.name)));

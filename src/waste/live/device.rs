@@ -247,11 +247,15 @@ impl Device {
         }
     }
 
-    /// Forgets payers that have left, but for the dearest.
-    pub(super) fn retire(&mut self, left: impl Fn(u64) -> bool) {
+    /// Forgets payers that have left, but for the dearest; `each` is told what they paid.
+    pub(super) fn retire(
+        &mut self,
+        left: impl Fn(u64) -> bool,
+        each: impl FnMut(u64, Cause, i128),
+    ) {
         let leaving = &self.leaving;
         let settled = |request| !leaving.iter().any(|(id, _)| *id == request);
-        self.timeline.journal.retire(|request| left(request) && settled(request));
+        self.timeline.journal.retire(|request| left(request) && settled(request), each);
     }
 
     pub(super) const fn tally(&self) -> &Tally {

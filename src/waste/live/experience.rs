@@ -66,6 +66,8 @@ struct Known {
     finish: Option<Finish>,
     turns: Vec<Turn>,
     tokens: u32,
+    /// What is known to be paid once the request has left.
+    paid: BTreeMap<Cause, i128>,
 }
 
 /// A request for the list of requests.
@@ -79,13 +81,15 @@ pub struct LiveRequest {
     pub tokens: u32,
     /// Its time by cause, in the order of the catalogue.
     pub time: Vec<(Cause, u64)>,
+    /// Device time that it paid, by cause; open work as if it were delivered.
+    pub paid: BTreeMap<Cause, i128>,
 }
 
 /// Requests under way and what they experience.
 #[derive(Debug, Default)]
 pub(super) struct Experience {
     open: BTreeMap<u64, Known>,
-    left: VecDeque<Known>,
+    left: VecDeque<LiveRequest>,
     last_token: HashMap<u64, Nanos>,
     /// Requests that left and whose time is not booked yet.
     leaving: Vec<u64>,
@@ -103,7 +107,13 @@ pub(super) struct Experience {
 
 impl Experience {
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
-        let known = Known { arrival: arrival.clone(), finish: None, turns: Vec::new(), tokens: 0 };
+        let known = Known {
+            arrival: arrival.clone(),
+            finish: None,
+            turns: Vec::new(),
+            tokens: 0,
+            paid: BTreeMap::new(),
+        };
         self.open.insert(arrival.request.0, known);
     }
 
@@ -116,7 +126,7 @@ impl Experience {
         let request = row.request?.0;
         let known = self.open.get_mut(&request)?;
         match known.turns.last_mut().filter(|turn| turn.step.step == step.step) {
-            Some(turn) => turn.rows.push(*row),
+            Some(turn) => super::known::insert(&mut turn.rows, *row),
             None => known.turns.push(Turn { step: *step, rows: vec![*row] }),
         }
         if !super::device::gives_token(row) {
@@ -165,10 +175,6 @@ impl Experience {
         for request in std::mem::take(&mut self.leaving) {
             let Some(known) = self.open.remove(&request) else { continue };
             self.book(&known, window);
-            self.left.push_back(known);
-            if self.left.len() > LEFT_KEPT {
-                self.left.pop_front();
-            }
         }
     }
 
@@ -177,11 +183,14 @@ impl Experience {
         self.settle(window);
         for known in std::mem::take(&mut self.open).into_values() {
             self.book(&known, window);
-            self.left.push_back(known);
         }
     }
 
     fn book(&mut self, known: &Known, window: (u64, u64)) {
+        self.left.push_back(known.line(window));
+        if self.left.len() > LEFT_KEPT {
+            self.left.pop_front();
+        }
         let (from, to) = known.span(window);
         self.little += u128::from(to - from);
         let totals = &mut self.totals;
@@ -190,6 +199,20 @@ impl Experience {
                 *totals.entry(account).or_default() += u128::from(nanos);
             }
         });
+    }
+
+    /// A request that leaves, or has left, paid so much.
+    pub(super) fn pay(&mut self, request: u64, cause: Cause, amount: i128) {
+        let paid = match self.open.get_mut(&request) {
+            Some(known) => Some(&mut known.paid),
+            None => {
+                let mut left = self.left.iter_mut().rev();
+                left.find(|left| left.arrival.request.0 == request).map(|left| &mut left.paid)
+            }
+        };
+        if let Some(paid) = paid {
+            *paid.entry(cause).or_default() += amount;
+        }
     }
 
     /// Time by account of the requests that have left, and what there was to account for.
@@ -229,8 +252,8 @@ impl Experience {
 
     /// Requests that are here, then those that left last, newest first.
     pub(super) fn requests(&self, window: (u64, u64)) -> impl Iterator<Item = LiveRequest> {
-        let here = self.open.values().rev();
-        here.chain(self.left.iter().rev()).map(move |known| known.line(window))
+        let here = self.open.values().rev().map(move |known| known.line(window));
+        here.chain(self.left.iter().rev().cloned())
     }
 }
 
@@ -261,6 +284,7 @@ impl Known {
             finish: self.finish,
             tokens: self.finish.map_or(self.tokens, |finish| finish.output_tokens),
             time: time.into_iter().filter(|(_, nanos)| *nanos > 0).collect(),
+            paid: self.paid.clone(),
         }
     }
 }

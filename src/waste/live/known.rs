@@ -88,8 +88,7 @@ impl Known {
     pub(super) fn push_row(&mut self, row: Row) {
         let place = self.places.get(&row.step).copied();
         let Some(known) = place.and_then(|place| self.steps.get_mut(place)) else { return };
-        let at = known.rows.partition_point(|other| order(other) <= order(&row));
-        known.rows.insert(at, row);
+        insert(&mut known.rows, row);
     }
 
     /// The state that was entered last.
@@ -118,6 +117,12 @@ impl Known {
 /// The order of a step's rows.
 fn order(row: &Row) -> impl Ord + use<> {
     (row.request, row.phase, row.context_tokens, row.fate, row.rows)
+}
+
+/// Puts a row in its place among a step's rows.
+pub(super) fn insert(rows: &mut Vec<Row>, row: Row) {
+    let at = rows.partition_point(|other| order(other) <= order(&row));
+    rows.insert(at, row);
 }
 
 /// Gives the open rows of a request their fate. `true` if there were any.

@@ -1,0 +1,187 @@
+//! Reads a log that is still being written: whole frames as they come.
+
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::log::{MAX_FRAME_BYTES, check_magic, decode};
+use super::{TraceError, plausible};
+use crate::event::Fact;
+
+/// Bytes asked of the source at once.
+const CHUNK: usize = 1 << 18;
+
+/// Follows an event log. What of it is there is read; a frame that is not whole yet waits.
+///
+/// Unlike a [`LogReader`](super::LogReader), it does not take the end of the source for the end
+/// of the log, and every fact it gives has been checked for being plausible.
+pub struct LogTail<R> {
+    path: PathBuf,
+    source: R,
+    bytes: Vec<u8>,
+    begun: bool,
+    offset: u64,
+}
+
+impl<R: Read> LogTail<R> {
+    /// A tail of `source` from its first byte; `path` is for messages.
+    pub fn new(source: R, path: &Path) -> Self {
+        let path = path.to_path_buf();
+        Self { path, source, bytes: Vec::new(), begun: false, offset: 0 }
+    }
+
+    /// The source.
+    pub const fn source(&self) -> &R {
+        &self.source
+    }
+
+    /// Bytes of whole frames read so far, the magic included.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Reads once, at most a quarter of a megabyte, and appends the facts of the frames that
+    /// are now whole. Gives the bytes read; none where the source has no more at the moment.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] if the source fails; [`TraceError::Malformed`] if a frame does not
+    /// match its checksum, is no run of facts, or claims what cannot be;
+    /// [`TraceError::Schema`] if a newer version wrote the log.
+    pub fn poll(&mut self, facts: &mut Vec<Fact>) -> Result<usize, TraceError> {
+        let before = self.bytes.len();
+        self.bytes.resize(before + CHUNK, 0);
+        let got = loop {
+            match self.source.read(&mut self.bytes[before..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        self.bytes.truncate(before + got.as_ref().map_or(0, |got| *got));
+        let got = got.map_err(TraceError::io("read", &self.path))?;
+        let first = facts.len();
+        self.take_frames(facts)?;
+        for fact in &facts[first..] {
+            plausible::fact(fact).map_err(|what| self.malformed(&what))?;
+        }
+        Ok(got)
+    }
+
+    fn take_frames(&mut self, facts: &mut Vec<Fact>) -> Result<(), TraceError> {
+        let mut at = 0;
+        if !self.begun {
+            let Some(magic) = self.bytes.first_chunk::<8>() else { return Ok(()) };
+            check_magic(magic, &self.path)?;
+            self.begun = true;
+            at = 8;
+        }
+        while let Some(head) = self.bytes[at..].first_chunk::<8>() {
+            let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+            if length > MAX_FRAME_BYTES {
+                return Err(self.malformed(&format!("expected a frame, found {length} bytes")));
+            }
+            let Some(payload) = self.bytes.get(at + 8..at + 8 + length) else { break };
+            if crc32fast::hash(payload) != crc {
+                return Err(self.malformed("the frame does not match its checksum"));
+            }
+            let offset = self.offset + at as u64;
+            decode(payload, offset, &self.path, facts)?;
+            at += 8 + length;
+        }
+        self.bytes.drain(..at);
+        self.offset += at as u64;
+        Ok(())
+    }
+
+    fn malformed(&self, what: &str) -> TraceError {
+        TraceError::malformed(&self.path, format!("frame at byte {}: {what}", self.offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::log::{MAGIC, encode};
+    use super::*;
+    use crate::event::{DeviceState, StateChange, Step};
+    use crate::unit::Nanos;
+
+    fn state(at: u64) -> Fact {
+        Fact::State(StateChange { device: 0, at: Nanos(at), state: DeviceState::Host })
+    }
+
+    fn log(frames: u64) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        (0..frames).for_each(|at| encode(&[state(at), state(at + 1)], &mut bytes).unwrap());
+        bytes
+    }
+
+    /// Gives its bytes in pieces, with an end between any two.
+    struct Growing {
+        pieces: Vec<Vec<u8>>,
+        ended: bool,
+    }
+
+    impl Read for Growing {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.ended = !self.ended;
+            if self.ended || self.pieces.is_empty() {
+                return Ok(0);
+            }
+            let piece = self.pieces.remove(0);
+            into[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let read = |bytes: &[u8]| {
+            let mut facts = Vec::new();
+            let mut tail = LogTail::new(bytes, Path::new("events.log"));
+            tail.poll(&mut facts).err().map(|error| error.to_string())
+        };
+        let other = "read events.log: expected an event log, found other bytes";
+        assert_eq!(read(b"PAR1PAR1").as_deref(), Some(other));
+        let newer = "read events.log: expected schema event log version 1, found version 9";
+        assert_eq!(read(b"GEMBA\0\0\x09").as_deref(), Some(newer));
+        let mut flipped = log(2);
+        *flipped.last_mut().unwrap() ^= 1;
+        let said = read(&flipped).unwrap();
+        assert!(said.ends_with("the frame does not match its checksum"), "{said}");
+        let mut impossible = MAGIC.to_vec();
+        let step = Step { start: Nanos(5), end: Nanos(4), ..Step::default() };
+        encode(&[Fact::Step(step)], &mut impossible).unwrap();
+        let said = read(&impossible).unwrap();
+        assert!(said.ends_with("it ends before it starts"), "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_log_that_grows_in_any_pieces_is_read_whole(
+            cuts in prop::collection::vec(0usize..400, 0..12),
+        ) {
+            let bytes = log(9);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect();
+            let mut tail = LogTail::new(Growing { pieces, ended: false }, Path::new("events.log"));
+            let mut facts = Vec::new();
+            for _ in 0..40 {
+                tail.poll(&mut facts).unwrap();
+            }
+            prop_assert_eq!(facts.len(), 18);
+            prop_assert_eq!(tail.offset(), bytes.len() as u64);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(noise);
+            let mut tail = LogTail::new(bytes.as_slice(), Path::new("events.log"));
+            while tail.poll(&mut Vec::new()).is_ok_and(|got| got > 0) {}
+        }
+    }
+}

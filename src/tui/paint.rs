@@ -1,0 +1,93 @@
+//! Colours that differ for every common kind of colour blindness, and patterns that need none.
+
+use ratatui::style::{Color, Modifier, Style};
+
+use crate::report::live::Lit;
+
+/// Whether colours may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Palette {
+    colour: bool,
+}
+
+impl Palette {
+    /// No colours.
+    pub const PLAIN: Self = Self { colour: false };
+
+    /// Colours.
+    pub const COLOUR: Self = Self { colour: true };
+
+    /// Colours, unless `NO_COLOR` is set.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if no_color { Self::PLAIN } else { Self::COLOUR }
+    }
+
+    fn with(self, colour: Color) -> Style {
+        if self.colour { Style::new().fg(colour) } else { Style::new() }
+    }
+
+    /// The style of a level: the same three colours as in the printed books and the report.
+    pub(super) fn level(self, level: &str) -> Style {
+        match level {
+            "value" => self.with(Color::Blue),
+            "necessary" => self.with(Color::Yellow),
+            _ => self.with(Color::Magenta),
+        }
+    }
+
+    /// The style of a lamp.
+    pub(super) fn lamp(self, lit: Lit) -> Style {
+        match lit {
+            Lit::Blind => self.faint(),
+            Lit::Off => Style::new(),
+            Lit::Warn => self.with(Color::Yellow).add_modifier(Modifier::BOLD),
+            Lit::Alarm => self.alarm(),
+        }
+    }
+
+    /// What must be seen.
+    pub(super) fn alarm(self) -> Style {
+        self.with(Color::Magenta).add_modifier(Modifier::BOLD | Modifier::REVERSED)
+    }
+
+    /// What must not be in the way.
+    pub(super) fn faint(self) -> Style {
+        Style::new().add_modifier(Modifier::DIM)
+    }
+
+    /// Headings.
+    pub(super) fn strong(self) -> Style {
+        Style::new().add_modifier(Modifier::BOLD)
+    }
+
+    /// The selected line.
+    pub(super) fn selected(self) -> Style {
+        Style::new().add_modifier(Modifier::REVERSED)
+    }
+
+    /// Lines of charts.
+    pub(super) fn chart(self) -> Style {
+        self.with(Color::Cyan)
+    }
+}
+
+/// The pattern of a level.
+pub(super) const fn pattern(level: &str) -> &'static str {
+    match level.as_bytes() {
+        b"value" => "█",
+        b"necessary" => "▒",
+        _ => "░",
+    }
+}
+
+/// The sign of a lamp.
+pub(super) const fn sign(lit: Lit) -> &'static str {
+    match lit {
+        Lit::Blind => "·",
+        Lit::Off => "○",
+        Lit::Warn => "◐",
+        Lit::Alarm => "●",
+    }
+}
