@@ -111,7 +111,7 @@ impl Terminal {
             let comm = std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
             comm.trim() == name
         };
-        children.split_whitespace().find(is_it).expect("the command runs").to_owned()
+        children.split_whitespace().find(is_it).unwrap().to_owned()
     }
 }
 

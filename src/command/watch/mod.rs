@@ -57,9 +57,8 @@ pub fn run(args: &WatchArgs) -> Result<Done, Failure> {
     let options = args.books.options()?;
     let mut feed = feed(args)?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in
-        [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
-    {
+    // A terminal that is gone ends it at once: there is nothing left to give back.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
             Failure::new(format!("listen for {signal}: {error}"), None::<String>)
         })?;
