@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::posting::{Account, Commodity, Key};
 use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
@@ -64,9 +66,9 @@ pub(super) struct Journal {
     device: u16,
     by_step: bool,
     accounts: Vec<(Commodity, Account)>,
-    numbers: HashMap<(Commodity, Account), usize>,
+    numbers: HashMap<u64, usize, RandomState>,
     payers: Vec<Option<u64>>,
-    slots: HashMap<Option<u64>, Slot>,
+    slots: HashMap<Option<u64>, Slot, RandomState>,
     amounts: Vec<Vec<u128>>,
     touched: Vec<(Slot, usize)>,
     books: HashMap<Commodity, Book<Key>>,
@@ -78,9 +80,9 @@ impl Journal {
             device,
             by_step,
             accounts: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             payers: Vec::new(),
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             amounts: Vec::new(),
             touched: Vec::new(),
             books: HashMap::new(),
@@ -102,12 +104,24 @@ impl Journal {
             let booked = book.accounts().map(|(key, amount)| (*key, amount));
             postings.entry(*commodity).or_default().extend(booked);
         }
-        for (request, amounts) in self.payers.iter().zip(&self.amounts) {
-            for (&amount, &(commodity, account)) in amounts.iter().zip(&self.accounts) {
+        // In the order of the books, which is cheaper than to sort them there.
+        let mut payers: Vec<(Option<u64>, Slot)> =
+            self.payers.iter().enumerate().map(|(slot, request)| (*request, slot)).collect();
+        payers.sort_unstable();
+        let mut accounts: Vec<(Commodity, Account, usize)> = self
+            .accounts
+            .iter()
+            .enumerate()
+            .map(|(number, (commodity, account))| (*commodity, *account, number))
+            .collect();
+        accounts.sort_unstable();
+        for (commodity, account, number) in accounts {
+            let to = postings.entry(commodity).or_default();
+            for &(request, slot) in &payers {
+                let amount = self.amounts[slot].get(number).copied().unwrap_or(0);
                 if amount > 0 {
                     let device = Some(self.device);
-                    let key = Key { account, device, step: None, request: *request };
-                    postings.entry(commodity).or_default().push((key, amount));
+                    to.push((Key { account, device, step: None, request }, amount));
                 }
             }
         }
@@ -115,6 +129,20 @@ impl Journal {
             books.entry(commodity).or_default().post_all(postings);
         }
     }
+}
+
+/// An account in one word, which is looked up far more often than a step has launches.
+fn packed(commodity: Commodity, account: &Account) -> u64 {
+    let Account { cause, level, sub_reason, basis, kernel } = *account;
+    let fields = [
+        (commodity as u64, 8),
+        (cause as u64, 8),
+        (level as u64, 8),
+        (sub_reason.map_or(0, |reason| reason as u64 + 1), 8),
+        (basis as u64, 8),
+        (kernel.map_or(0, |kernel| u64::from(kernel.0) + 1), 17),
+    ];
+    fields.into_iter().fold(0, |word, (field, bits)| word << bits | field)
 }
 
 impl Sink for Journal {
@@ -127,7 +155,7 @@ impl Sink for Journal {
     }
 
     fn number(&mut self, commodity: Commodity, account: Account) -> usize {
-        *self.numbers.entry((commodity, account)).or_insert_with(|| {
+        *self.numbers.entry(packed(commodity, &account)).or_insert_with(|| {
             self.accounts.push((commodity, account));
             self.accounts.len() - 1
         })

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::catalogue::{Cause, Level};
 use super::journal::Sink;
 use super::kernel::Bench;
@@ -56,7 +58,7 @@ pub(super) struct Recorded<'a> {
     rows: &'a [Row],
     states: &'a [StateChange],
     stretches: Vec<Stretch>,
-    places: HashMap<StepId, usize>,
+    places: HashMap<StepId, usize, RandomState>,
 }
 
 impl<'a> Recorded<'a> {
@@ -260,14 +262,14 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
 
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
-        self.bench.count(launch, nanos);
+        let floor = self.bench.count(launch, nanos);
         // Launches of a step come one after another.
         if self.found.is_none_or(|(id, _)| launch.step != Some(id)) {
             self.found = launch.step.and_then(|id| Some((id, self.plan.place(id)?)));
         }
         if let Some((_, at)) = self.found {
             self.switch_to(Some(at));
-            if self.accounts.add_launch(launch, nanos, &mut self.bench) {
+            if self.accounts.add_launch((launch, floor), nanos, &mut self.bench) {
                 self.journal.launched(launch, nanos);
                 return;
             }
