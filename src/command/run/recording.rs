@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::super::Failure;
 use super::folder::machine;
-use crate::backend::cpu::{Cpu, Options as CpuOptions};
+use crate::backend::cpu::{Cpu, Options as CpuOptions, POWERCAP, Rapl};
 use crate::backend::{Backend, Description, cache_folder};
 use crate::engine::calibrate::kept_calibration;
 use crate::event::{Calibration, Ceilings, Clock, WallClock};
 use crate::model::Model;
-use crate::session::{DeviceSource, Outcome};
-use crate::trace::{DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError};
+use crate::session::{DeviceSource, Metering, Outcome};
+use crate::trace::{Beside, DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError};
 use crate::unit::Nanos;
 
 /// A run that is about to be recorded on a device that is not yet loaded.
@@ -21,6 +21,8 @@ pub(in crate::command) struct Recording {
     folder: PathBuf,
     header: RefCell<Header>,
     header_file: HeaderFile,
+    beside: Beside,
+    metering: RefCell<Option<Metering>>,
 }
 
 impl Recording {
@@ -31,6 +33,8 @@ impl Recording {
             folder: folder.to_path_buf(),
             header: RefCell::new(header),
             header_file: writer.header_file(),
+            beside: writer.beside(),
+            metering: RefCell::new(None),
         }
     }
 
@@ -48,6 +52,7 @@ impl Recording {
     ) -> DeviceSource<'a> {
         DeviceSource {
             load: Box::new(move || {
+                self.meter();
                 let backend = Cpu::load(model, cpu, Arc::new(self.clock))?;
                 Ok(Box::new(backend) as Box<dyn Backend>)
             }),
@@ -66,6 +71,21 @@ impl Recording {
         }
     }
 
+    /// Begins to read the processor's energy counters, where there are any.
+    fn meter(&self) {
+        let begun = Rapl::open(Path::new(POWERCAP)).and_then(|meter| {
+            let begin = |meter| Metering::begin(meter, 0, self.clock, self.beside.clone());
+            meter.map(begin).transpose()
+        });
+        match begun {
+            Ok(metering) => *self.metering.borrow_mut() = metering,
+            Err(error) => self.header.borrow_mut().workload.notes.push(format!(
+                "This machine counts its energy ({POWERCAP}), but the counters cannot be read \
+                 ({error}): energy is booked only where power is declared."
+            )),
+        }
+    }
+
     /// Where the paired runs that tell what recording costs record: a folder of their own, so
     /// that they pay for the disk too. None if there are to be no pairs.
     pub(in crate::command) fn scratch(&self, pairs: u32) -> Result<Option<Scratch>, Failure> {
@@ -79,6 +99,7 @@ impl Recording {
 
     /// Closes the folder of a run that could not begin. The error that matters is its own.
     pub(in crate::command) fn fail(self, writer: RunWriter) {
+        drop(self.metering);
         let mut header = self.header.into_inner();
         header.status = Status::Failed;
         header.window.end_ns = self.clock.now();
@@ -92,6 +113,7 @@ impl Recording {
         outcome: &Outcome,
         last: impl FnOnce(&mut Header),
     ) -> Result<(), TraceError> {
+        drop(self.metering);
         let mut header = self.header.into_inner();
         header.status = outcome.status;
         header.window = outcome.window;
