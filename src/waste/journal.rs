@@ -8,9 +8,11 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use super::course::{Course, Slicer};
 use super::posting::{Account, Commodity, Key};
 use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
+use crate::trace::Window;
 
 /// A payer's place in the table.
 pub(super) type Slot = usize;
@@ -52,6 +54,14 @@ pub(super) trait Sink {
     /// The visit ends: time without operations, host time, and of it recording.
     fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {}
 
+    /// What is posted from now on happened at this time.
+    fn turn(&mut self, _at: u64) {}
+
+    /// Idle time that begins at `at` is posted in pieces that end here at the latest.
+    fn cut(&self, _at: u64) -> u64 {
+        u64::MAX
+    }
+
     /// Debits `amount` to an account that nobody pays for, in no step.
     fn post_to_nobody(&mut self, commodity: Commodity, account: Account, amount: u128) {
         let slot = self.slot(None);
@@ -72,10 +82,11 @@ pub(super) struct Journal {
     amounts: Vec<Vec<u128>>,
     touched: Vec<(Slot, usize)>,
     books: HashMap<Commodity, Book<Key>>,
+    slicer: Slicer,
 }
 
 impl Journal {
-    pub(super) fn new(device: u16, by_step: bool) -> Self {
+    pub(super) fn new(device: u16, by_step: bool, window: Window) -> Self {
         Self {
             device,
             by_step,
@@ -86,6 +97,7 @@ impl Journal {
             amounts: Vec::new(),
             touched: Vec::new(),
             books: HashMap::new(),
+            slicer: Slicer::new(window),
         }
     }
 
@@ -96,8 +108,8 @@ impl Journal {
         self.books.entry(commodity).or_default().post(key, amount);
     }
 
-    /// Empties everything into `books`.
-    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) {
+    /// Empties everything into `books`; gives the course of device time.
+    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) -> Course {
         self.end_step(None);
         let mut postings: HashMap<Commodity, Vec<(Key, u128)>> = HashMap::new();
         for (commodity, book) in &self.books {
@@ -128,6 +140,7 @@ impl Journal {
         for (commodity, postings) in postings {
             books.entry(commodity).or_default().post_all(postings);
         }
+        self.slicer.finish(&self.accounts)
     }
 }
 
@@ -173,6 +186,15 @@ impl Sink for Journal {
             self.touched.push((slot, number));
         }
         amounts[number] += amount;
+        self.slicer.post(number, amount);
+    }
+
+    fn turn(&mut self, at: u64) {
+        self.slicer.turn(at);
+    }
+
+    fn cut(&self, at: u64) -> u64 {
+        self.slicer.end(at)
     }
 
     /// Where books are kept by step, what was posted goes to the step's accounts.

@@ -177,8 +177,8 @@ impl StepAccounts {
         self.observer += u128::from(observer);
     }
 
-    /// An operation of the step, with its floor, ran and owned `nanos` of the device. `false` if the step has no
-    /// rows that could pay for it.
+    /// An operation of the step, with its floor, ran and owned `nanos` of the device. `false` if
+    /// the step has no rows that could pay for it.
     pub(super) fn add_launch(
         &mut self,
         (launch, floor): (&Launch, Floor),

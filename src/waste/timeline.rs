@@ -108,6 +108,8 @@ pub(super) struct Timeline<P, S> {
     at_stretch: usize,
     at_state: usize,
     open: Option<usize>,
+    /// When the device turned to the step that is open.
+    turned: u64,
     /// The step of the last launch, and its place.
     found: Option<(StepId, usize)>,
     accounts: StepAccounts,
@@ -137,6 +139,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             at_stretch: 0,
             at_state: 0,
             open: None,
+            turned: window.0,
             found: None,
             accounts: StepAccounts::default(),
             observer_ns_per_launch,
@@ -244,6 +247,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         for pair in cuts.windows(2) {
             let (from, to) = (pair[0], pair[1]);
             if let Some(state) = self.state(from).filter(|state| overrides(*state)) {
+                self.journal.turn(from);
                 self.post_state(state, to - from);
                 continue;
             }
@@ -277,6 +281,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         let account = |basis| Account::of(Cause::UnattributedBusy, basis).kernel(launch.kernel);
         let bytes = launch.weight_bytes + launch.kv_bytes;
         let bytes = bytes + launch.activation_bytes + launch.excess_bytes;
+        self.journal.turn(self.cursor);
         let time = (Commodity::DeviceTime, Basis::Measured, nanos);
         for (commodity, basis, amount) in [time, (Commodity::Bytes, Basis::Counted, bytes.0)] {
             self.journal.post_to_nobody(commodity, account(basis), amount.into());
@@ -289,7 +294,9 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             return;
         }
         self.open = step;
+        let turned = std::mem::replace(&mut self.turned, self.cursor);
         if self.accounts.is_open() {
+            self.journal.turn(turned);
             self.observer_due += self.observer_ns_per_launch * self.accounts.launches();
             self.accounts.close(self.bench.launch_floor, &mut self.journal);
         }
@@ -317,6 +324,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
                 to = cuts.into_iter().filter(|cut| *cut > from).fold(to, u64::min);
             }
             let inside = stretch.filter(|stretch| stretch.host_start <= from);
+            to = to.min(self.journal.cut(from));
             self.idle(from, to, state, inside);
             self.cursor = to;
         }
@@ -325,7 +333,10 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     fn idle(&mut self, from: u64, to: u64, state: Option<DeviceState>, inside: Option<Stretch>) {
         let nanos = to - from;
         match (state, inside) {
-            (Some(state), _) if overrides(state) => self.post_state(state, nanos),
+            (Some(state), _) if overrides(state) => {
+                self.journal.turn(from);
+                self.post_state(state, nanos);
+            }
             (_, Some(stretch)) if stretch.start <= from => {
                 self.switch_to(Some(stretch.step));
                 self.accounts.add_gap(nanos);
@@ -337,9 +348,11 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             }
             (Some(state), None) => {
                 self.switch_to(None);
+                self.journal.turn(from);
                 self.post_state(state, nanos);
             }
             (None, None) => {
+                self.journal.turn(from);
                 let account = Account::of(Cause::UnattributedIdle, Basis::Measured);
                 self.journal.post_to_nobody(Commodity::DeviceTime, account, nanos.into());
             }
