@@ -5,6 +5,7 @@
 //! drawing to scale, and as the text to print.
 
 mod build;
+mod comparison;
 mod exposition;
 pub mod live;
 mod summary;
@@ -12,6 +13,9 @@ mod summary;
 use serde::Serialize;
 
 pub use build::{Findings, build, glossary};
+pub use comparison::{
+    Cell, Compared, ComparedCause, ComparedFigure, ComparedRun, Comparison, compare,
+};
 pub use exposition::{Family, Sample, exposition};
 pub use summary::{CauseJson, LedgerJson, SummaryJson, ledger_json, summary_json};
 
