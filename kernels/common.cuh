@@ -41,6 +41,7 @@ typedef bf16 act;
 #else
 
 #define DEVICE __device__ __forceinline__
+#define INFINITY __int_as_float(0x7f800000)
 
 // An entry point: threads of a block, blocks that must fit on a multiprocessor, name, parameters.
 #define KERNEL(threads, blocks, name, ...) \

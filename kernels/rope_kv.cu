@@ -207,7 +207,7 @@ DEVICE void requantize(const u8* from, u8* to, float* scales, const int* blocks,
     each_pair(half, [&](int j, int i) {
         const u8* pair = from + (place * head_dim + i) * 2;
         const u32 low = fetch4(pair), high = fetch4(pair + 2 * half);
-        typename From::math format;
+        const typename From::math format = {};
         head.low[j][0] = low2(format, low), head.low[j][1] = high2(format, low);
         head.high[j][0] = low2(format, high), head.high[j][1] = high2(format, high);
     });

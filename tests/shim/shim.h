@@ -6,7 +6,7 @@
 // byte, which is not a number in every float format. Errors name kernel, block, thread and line.
 #pragma once
 
-#include <cmath>
+#include <math.h>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -209,7 +209,7 @@ inline u32 pack_bf16(float low, float high) {
 inline float round_odd(double x) {
     float nearest = static_cast<float>(x);
     if (nearest != x && !(float_bits(nearest) & 1u)) {
-        nearest = std::nextafterf(nearest, nearest < x ? INFINITY : -INFINITY);
+        nearest = nextafterf(nearest, nearest < x ? INFINITY : -INFINITY);
     }
     return nearest;
 }
@@ -354,6 +354,4 @@ inline u64 add_atomic(u64* p, u64 x, HERE) {
 }
 inline int count_bits(u32 x) { return __builtin_popcount(x); }
 #define rsqrtf shim_rsqrtf
-inline float shim_rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-using std::exp2f;
-using std::expf;
+inline float shim_rsqrtf(float x) { return 1.0f / sqrtf(x); }
