@@ -582,7 +582,7 @@ using namespace shim;
 
 // A buffer between two pages that may not be touched, every byte 0xff. Its end lies within 15
 // bytes of the second page; what is left beside it is checked after each launch.
-extern "C" void* shim_alloc(size_t bytes) {
+extern "C" __attribute__((visibility("default"))) void* shim_alloc(size_t bytes) {
     World& w = world();
     const size_t padded = (bytes + 15) / 16 * 16;
     const size_t inner = (padded + PAGE - 1) / PAGE * PAGE;
@@ -602,7 +602,7 @@ extern "C" void* shim_alloc(size_t bytes) {
     return buffer.data;
 }
 
-extern "C" void shim_free(void* data) {
+extern "C" __attribute__((visibility("default"))) void shim_free(void* data) {
     World& w = world();
     for (size_t i = 0; i < w.buffers.size(); i++) {
         if (w.buffers[i].data == data) {
@@ -614,7 +614,7 @@ extern "C" void shim_free(void* data) {
 }
 
 // The kernel at this place of the list: its name, and the file it stands in. Null behind the end.
-extern "C" const char* shim_kernel(unsigned at, const char** file, unsigned* threads) {
+extern "C" __attribute__((visibility("default"))) const char* shim_kernel(unsigned at, const char** file, unsigned* threads) {
     const Entry* entry = entries;
     while (entry && at-- > 0) entry = entry->next;
     if (!entry) return nullptr;
@@ -626,7 +626,7 @@ extern "C" const char* shim_kernel(unsigned at, const char** file, unsigned* thr
 // Runs every block of a grid. Seed 0 runs blocks and threads in ascending order, 1 in descending
 // order, any other in an order drawn from it. Null if all went well, else what went wrong; the
 // text lives until the next launch of the same thread.
-extern "C" const char* shim_launch(const char* name, const unsigned* grid, const unsigned* block,
+extern "C" __attribute__((visibility("default"))) const char* shim_launch(const char* name, const unsigned* grid, const unsigned* block,
                                    unsigned shared_bytes, void** args, u64 seed) {
     World& w = world();
     const Entry* entry = entries;
