@@ -8,7 +8,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod attention;
+mod cache;
 mod negative;
 mod numbers;
+mod passes;
+mod products;
+mod rotation;
+mod sampling;
 mod shim;
 mod weights;

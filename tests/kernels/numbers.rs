@@ -34,6 +34,15 @@ impl Act {
             Self::F16 => 1.0 / 2048.0,
         }
     }
+
+    /// The farthest that rounding moves a number: small ones by half a step of the subnormals.
+    pub fn rounding(self, value: f64) -> f64 {
+        let tiny = match self {
+            Self::Bf16 => 2_f64.powi(-134),
+            Self::F16 => 2_f64.powi(-25),
+        };
+        (self.roundoff() * value.abs()).max(tiny)
+    }
 }
 
 /// Half a unit in the last place of an f32.
