@@ -40,7 +40,7 @@ DEVICE void copy_step(const i8* x, int rows, int k, int first_row, int step, uin
 
 }  // namespace
 
-KERNEL(128, 4, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i8* weights,
+KERNEL(128, 3, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i8* weights,
        const float* scales, const act* bias, const act* residual, int rows, int n, int k,
        int wide) {
     SHARED(uint4, steps, 2 * STEP);
