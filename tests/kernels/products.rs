@@ -389,6 +389,33 @@ fn a_fused_product_agrees_with_dequantize_then_multiply() {
     }
 }
 
+/// SwiGLU in the product's epilogue, and the product of both halves with the activation behind it.
+#[test]
+fn a_fused_activation_agrees_with_a_separate_one() {
+    for act in ACTS {
+        let shim = shim(act);
+        let mut random = Random::new(78);
+        let (rows, n) = (5, 24);
+        let fused = Asked { swiglu: true, ..Asked::plain(rows, n, 352) };
+        let operands = Operands::random(shim, Format::W16, fused, &mut random);
+        let in_one = run(shim, "gemv_w16_swiglu_r8", fused, &operands);
+        let both = Asked { swiglu: false, n: 2 * n, ..fused };
+        let halves = run(shim, "gemv_w16_r8", both, &operands);
+        let bits: Vec<u16> = halves.iter().map(|x| act.bits(*x)).collect();
+        let (out, there) = (shim.poisoned(2 * rows * n), shim.buffer(&bits));
+        let arguments = Arguments::new().buffers([&out, &there]).ints([rows, n]);
+        shim.run("silu_mul", [1, 1, 1], &arguments);
+        // Gate and up are rounded before: each moves the result by its own share, the gate by up to
+        // 1.1 times its rounding, and the product is rounded in both forms.
+        let exact = in_one.iter().enumerate().map(|(at, y)| {
+            let (gate, up) = (halves[at / n * 2 * n + at % n], halves[at / n * 2 * n + n + at % n]);
+            let moved = 1.1 * act.rounding(gate) * up.abs() + act.rounding(up) * gate.abs();
+            (*y, moved + 2.0 * act.rounding(*y) + 1e-6 * (gate * up).abs())
+        });
+        close("silu_mul behind the product", &out.read_act(), exact);
+    }
+}
+
 /// Bytes of a matrix are what the budget says where rows are whole chunks.
 #[test]
 fn matrices_take_the_bytes_of_their_budget() {
