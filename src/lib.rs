@@ -12,6 +12,7 @@ pub mod command;
 pub mod cost;
 pub mod engine;
 pub mod event;
+pub mod export;
 pub mod gate;
 pub mod html;
 pub mod ledger;

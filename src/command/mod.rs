@@ -2,6 +2,7 @@
 
 mod account;
 pub mod bench;
+pub mod export;
 pub mod gate;
 pub mod ledger;
 pub mod model;
@@ -38,6 +39,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Print the books of a run
     Ledger(ledger::LedgerArgs),
+    /// Give a run to other tools: traces, request records, reports, costs, the ledger
+    Export(export::ExportArgs),
     /// Hold a candidate's waste against a baseline's: pass, regression or inconclusive
     Gate(gate::GateArgs),
     /// Look at models
@@ -149,6 +152,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
         }
         Command::Report(args) => report::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Model(args) => {
             model::run(&args, &mut std::io::stdout())?;

@@ -7,12 +7,18 @@
 mod build;
 mod exposition;
 pub mod live;
+mod records;
 mod summary;
 
 use serde::Serialize;
 
 pub use build::{Findings, build, glossary};
 pub use exposition::{Family, Sample, exposition};
+pub use records::{
+    Argument, BenchmarkFacts, BenchmarkRecord, CostRecord, Counter, Figure, Lane, POSTING_COLUMNS,
+    Posting, RequestError, RequestRecord, Slice, Statistic, benchmark, costs, kernel_slice, lanes,
+    postings, request_records, step_counters, time_slices,
+};
 pub use summary::{CauseJson, LedgerJson, SummaryJson, ledger_json, summary_json};
 
 /// A report of one run.
