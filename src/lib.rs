@@ -17,6 +17,8 @@ pub mod gate;
 pub mod html;
 pub mod ledger;
 pub mod model;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod prometheus;
 pub mod report;
 pub mod schedule;

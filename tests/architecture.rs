@@ -28,6 +28,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("waste", &["cost", "event", "ledger", "stat", "trace", "unit"]),
     ("report", &["event", "stat", "unit", "waste"]),
     ("prometheus", &["report"]),
+    ("otel", &["report", "unit"]),
     ("export", &["report", "unit"]),
     ("gate", &["report", "stat"]),
     ("cli", &["gate", "report"]),

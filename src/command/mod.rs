@@ -10,6 +10,7 @@ pub mod planted;
 pub mod report;
 pub mod run;
 pub mod serve;
+mod telemetry;
 pub mod watch;
 pub mod workload;
 

@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(slices[0]["args"]["ops"], u64::MAX);
         assert_eq!(slices[0]["args"]["waste share"], 0.333_333);
         assert_eq!(slices[1]["pid"], REQUESTS);
-        assert_eq!(of("C")[0]["args"], json!({ "used": 3.0, "free": 0.5 }));
+        assert_eq!(of("C")[0]["args"], json!({ "used": 3, "free": 0.5 }));
         let threads = of("M").into_iter().filter(|e| e["name"] == "thread_name").count();
         assert_eq!(threads, 2);
     }

@@ -9,6 +9,7 @@ mod exposition;
 pub mod live;
 mod records;
 mod summary;
+pub mod telemetry;
 
 use serde::Serialize;
 

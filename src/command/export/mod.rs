@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::account::{Account, account, title};
 use super::ledger::BooksArgs;
-use super::{Done, Failure};
+use super::telemetry::{TelemetryArgs, send};
+use super::{Done, Failure, print};
 use crate::export::{TraceFile, write_benchmark, write_costs, write_ledger, write_requests};
 use crate::report::{
     BenchmarkFacts, BenchmarkRecord, benchmark, costs, kernel_slice, lanes, ledger_json, postings,
@@ -39,6 +40,9 @@ pub struct ExportArgs {
     /// How the books are kept
     #[command(flatten)]
     pub books: BooksArgs,
+    /// Where --format otlp sends to
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// What a run can be made into.
@@ -56,6 +60,8 @@ pub enum ExportFormat {
     Csv,
     /// The ledger as Parquet
     Parquet,
+    /// Spans and metrics, sent to an OpenTelemetry receiver
+    Otlp,
 }
 
 impl ExportFormat {
@@ -67,7 +73,7 @@ impl ExportFormat {
             Self::LlmD => "benchmark_report.json",
             Self::Focus => "focus.csv",
             Self::Csv => "ledger.csv",
-            Self::Parquet => "ledger.parquet",
+            Self::Parquet | Self::Otlp => "ledger.parquet",
         }
     }
 }
@@ -142,6 +148,11 @@ fn write(args: &ExportArgs, path: &Path) -> Result<bool, Failure> {
             Ok(books.balanced())
         }
         ExportFormat::Parquet => parquet(&args.run, &options, path),
+        ExportFormat::Otlp => {
+            let (told, balanced) = send(&args.run, &args.telemetry, args.start_time)?;
+            print(&format!("{told}\n"))?;
+            Ok(balanced)
+        }
     }
 }
 
