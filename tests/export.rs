@@ -165,7 +165,7 @@ fn slices_nest_and_requests_have_their_phases() {
     assert!(of("request", "queue") > 0 && of("request", "prefill") > 0);
     assert!(of("request", "decode") > 0 && of("scheduler", "") > 0);
     let steps = facts.iter().filter(|fact| matches!(fact, Fact::Step(_))).count();
-    assert_eq!(of("user_annotation", "ProfilerStep#"), steps);
+    assert_eq!(of("user_annotation", "step "), steps);
     let counters: BTreeSet<&str> = events(&trace)
         .iter()
         .filter(|event| event["ph"] == "C")
@@ -405,4 +405,116 @@ fn an_export_that_finds_no_more_room_leaves_what_was_there() {
     assert!(err.starts_with(&expected), "{err}");
     assert_eq!(fs::read_to_string(&out).unwrap(), "what was there");
     assert!(!dir.path().join("trace.json.part").exists());
+}
+
+/// What the schema of llm-d's report 0.2.1 allows for an object whose fields it lists: those that
+/// must be there, then those that may. `results.profiling` and `native.config` are free.
+const REPORT: &[(&str, &[&str], &[&str])] = &[
+    ("", &["version", "run"], &["scenario", "results"]),
+    ("/run", &["uid"], &["eid", "cid", "pid", "time", "user", "description", "keywords"]),
+    ("/run/time", &[], &["start", "end", "duration"]),
+    ("/scenario", &[], &["stack", "load"]),
+    ("/scenario/stack/0", &["metadata", "standardized", "native"], &[]),
+    ("/scenario/stack/0/metadata", &["label", "cfg_id"], &["schema_version", "description"]),
+    (
+        "/scenario/stack/0/standardized",
+        &["kind", "tool", "tool_version", "role", "replicas", "model", "accelerator"],
+        &[],
+    ),
+    ("/scenario/stack/0/standardized/model", &["name"], &[]),
+    ("/scenario/stack/0/standardized/accelerator", &["model", "count", "parallelism"], &[]),
+    (
+        "/scenario/stack/0/standardized/accelerator/parallelism",
+        &[],
+        &["tp", "dp", "dp_local", "workers", "ep", "pp"],
+    ),
+    ("/scenario/stack/0/native", &[], &["args", "envars", "config"]),
+    ("/scenario/load", &["metadata", "standardized", "native"], &[]),
+    ("/scenario/load/metadata", &[], &["schema_version", "cfg_id", "description"]),
+    (
+        "/scenario/load/standardized",
+        &["tool", "tool_version", "source", "input_seq_len"],
+        &[
+            "parallelism",
+            "stage",
+            "output_seq_len",
+            "prefix",
+            "multi_turn",
+            "rate_qps",
+            "concurrency",
+        ],
+    ),
+    (
+        "/scenario/load/standardized/input_seq_len",
+        &["distribution", "value"],
+        &["std_dev", "min", "max"],
+    ),
+    ("/scenario/load/native", &[], &["args", "envars", "config"]),
+    (
+        "/results",
+        &[],
+        &[
+            "request_performance",
+            "session_performance",
+            "observability",
+            "profiling",
+            "component_health",
+        ],
+    ),
+    ("/results/request_performance", &[], &["aggregate", "time_series"]),
+    ("/results/request_performance/aggregate", &[], &["requests", "latency", "throughput"]),
+    (
+        "/results/request_performance/aggregate/requests",
+        &["total"],
+        &["failures", "incomplete", "input_length", "output_length", "request_size", "multimodal"],
+    ),
+    (
+        "/results/request_performance/aggregate/latency",
+        &[],
+        &[
+            "time_to_first_token",
+            "normalized_time_per_output_token",
+            "time_per_output_token",
+            "inter_token_latency",
+            "request_latency",
+        ],
+    ),
+    (
+        "/results/request_performance/aggregate/throughput",
+        &[],
+        &["input_token_rate", "output_token_rate", "total_token_rate", "request_rate"],
+    ),
+];
+
+/// The units that a statistic of the report may have, as far as they are used.
+const UNITS: [&str; 5] = ["count", "ms", "ms/token", "tokens/s", "queries/s"];
+
+#[test]
+fn the_benchmark_report_has_the_fields_of_its_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let (full, empty) = (dir.path().join("full"), dir.path().join("empty"));
+    let (header, facts) = eventful::eventful();
+    folder(&full, &header, &facts);
+    folder(&empty, &header, &[]);
+    for run in [&full, &empty] {
+        let report: Value = serde_json::from_str(&exported(run, "llm-d")).unwrap();
+        for (place, required, optional) in REPORT {
+            let object = report.pointer(place).and_then(Value::as_object);
+            let object = object.unwrap_or_else(|| panic!("{place} is missing"));
+            for name in *required {
+                assert!(object.contains_key(*name), "{place}/{name} is missing");
+            }
+            for (name, value) in object {
+                let known = required.contains(&name.as_str()) || optional.contains(&name.as_str());
+                assert!(known, "{place}/{name} is not in the schema");
+                if let Some(units) = value.get("units") {
+                    assert!(UNITS.iter().any(|unit| units == unit), "{place}/{name}: {units}");
+                    assert!(value["mean"].is_number(), "{place}/{name} has no mean");
+                }
+            }
+        }
+        let length = &report["scenario"]["load"]["standardized"]["input_seq_len"];
+        assert_eq!(length["distribution"], "other");
+        assert!(length.get("max").is_none_or(|max| max.as_u64().unwrap() >= 1));
+    }
 }

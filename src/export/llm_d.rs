@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::report::{BenchmarkRecord, Statistic};
+use crate::report::{BenchmarkRecord, LedgerJson, Statistic, SummaryJson};
 
 /// The version of the report's schema.
 pub const BENCHMARK_REPORT_VERSION: &str = "0.2.1";
@@ -24,11 +25,33 @@ pub fn write_benchmark(record: &BenchmarkRecord, out: &mut dyn Write) -> io::Res
     out.write_all(b"\n")
 }
 
-fn report(record: &BenchmarkRecord) -> Value {
+/// The report. Amounts of the books may exceed 64 bits, so they are written from where they are.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    run: Value,
+    scenario: Value,
+    results: Results<'a>,
+}
+
+#[derive(Serialize)]
+struct Results<'a> {
+    request_performance: Value,
+    profiling: Profiling<'a>,
+}
+
+#[derive(Serialize)]
+struct Profiling<'a> {
+    schema: &'static str,
+    summary: &'a SummaryJson,
+    ledger: &'a LedgerJson,
+}
+
+fn report(record: &BenchmarkRecord) -> Report<'_> {
     let facts = &record.facts;
-    json!({
-        "version": BENCHMARK_REPORT_VERSION,
-        "run": {
+    Report {
+        version: BENCHMARK_REPORT_VERSION,
+        run: json!({
             "uid": facts.identity,
             "description": facts.title,
             "keywords": ["gemba", "waste"],
@@ -37,17 +60,17 @@ fn report(record: &BenchmarkRecord) -> Value {
                 "end": record.end.to_string(),
                 "duration": format!("PT{}S", record.seconds),
             },
-        },
-        "scenario": { "stack": [component(record)], "load": load(record) },
-        "results": {
-            "request_performance": { "aggregate": aggregate(record) },
-            "profiling": {
-                "schema": PROFILING_SCHEMA,
-                "summary": record.summary,
-                "ledger": record.ledger,
+        }),
+        scenario: json!({ "stack": [component(record)], "load": load(record) }),
+        results: Results {
+            request_performance: json!({ "aggregate": aggregate(record) }),
+            profiling: Profiling {
+                schema: PROFILING_SCHEMA,
+                summary: &record.summary,
+                ledger: &record.ledger,
             },
         },
-    })
+    }
 }
 
 fn component(record: &BenchmarkRecord) -> Value {

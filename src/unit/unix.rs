@@ -133,7 +133,21 @@ const fn days_in_month(year: u64, month: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn every_moment_is_read_as_it_is_printed(nanos in 0..16_000_000_000_000_000_000_u64) {
+            prop_assert_eq!(UnixNanos::parse(&UnixNanos(nanos).to_string()), Some(UnixNanos(nanos)));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "[-0-9TZ:+.é]{0,40}") {
+            let _ = UnixNanos::parse(&text);
+        }
+    }
 
     #[test]
     fn what_is_printed_is_read() {

@@ -104,7 +104,8 @@ pub fn kernel_slice(track: &LaunchTrack<'_>) -> Slice {
     }
     for level in Level::ALL {
         let of_level = track.shares.iter().filter(|share| share.1 == level);
-        let share: f64 = of_level.filter_map(|share| share.2.fraction()).sum();
+        // The sum of nothing is a negative zero.
+        let share = of_level.filter_map(|share| share.2.fraction()).fold(0.0, |a, b| a + b);
         let name = format!("{} share", level.code());
         arguments.push((name, Argument::Share(share)));
     }
@@ -147,8 +148,9 @@ fn step_slices(steps: &[Step]) -> Vec<Slice> {
         let lane = Lane::Steps { device: step.device };
         slices.push(Slice {
             lane,
-            // What readers of this kind of trace take for an iteration.
-            name: format!("ProfilerStep#{}", step.step.0),
+            // Not "ProfilerStep#N": readers take that for an iteration of training and look for the
+            // host's calls in it, without which they leave operations out.
+            name: format!("step {}", step.step.0),
             start: begin,
             end,
             arguments: vec![
@@ -362,12 +364,8 @@ mod tests {
         let slices = step_slices(&[step(0, 0, 2, 10), step(1, 7, 11, 20)]);
         let found: Vec<(&str, u64, u64)> =
             slices.iter().map(|s| (s.name.as_str(), s.start, s.end)).collect();
-        let expected = [
-            ("ProfilerStep#0", 0, 10),
-            ("prepare", 0, 2),
-            ("ProfilerStep#1", 10, 20),
-            ("prepare", 10, 11),
-        ];
+        let expected =
+            [("step 0", 0, 10), ("prepare", 0, 2), ("step 1", 10, 20), ("prepare", 10, 11)];
         assert_eq!(found, expected);
     }
 }
