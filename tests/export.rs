@@ -348,7 +348,7 @@ fn what_cannot_be_exported_is_said_and_leaves_nothing() {
     let none = dir.path().join("none");
     fs::write(dir.path().join("file"), "").unwrap();
     let under = format!("{}/file/trace.json", dir.path().display());
-    let cases: [(&[&str], &str, &str); 7] = [
+    let cases: [(&[&str], &str, &str); 9] = [
         (
             &["export", path(&none), "--format", "csv"],
             "no run.json in it",
@@ -369,6 +369,16 @@ fn what_cannot_be_exported_is_said_and_leaves_nothing() {
             &["export", path(&run), "--format", "csv", "--start-time", "yesterday"],
             "expected a time as in 2026-01-31T12:00:00Z",
             "",
+        ),
+        (
+            &["export", path(&run), "--format", "csv", "--otlp", "http://localhost:1"],
+            "--otlp goes with --format otlp",
+            "hint: leave --otlp out",
+        ),
+        (
+            &["export", path(&run), "--format", "otlp", "-o", "x"],
+            "--format otlp sends it and makes no file",
+            "hint: leave -o out",
         ),
         (&["export", path(&run), "--format", "xml"], "invalid value 'xml'", ""),
         (&["export", path(&run)], "--format", ""),

@@ -65,16 +65,17 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
-    /// The file's usual name.
-    const fn file_name(self) -> &'static str {
-        match self {
+    /// The file's usual name; what is sent has none.
+    const fn file_name(self) -> Option<&'static str> {
+        Some(match self {
             Self::Perfetto => "trace.json",
             Self::Aiperf => "profile_export.jsonl",
             Self::LlmD => "benchmark_report.json",
             Self::Focus => "focus.csv",
             Self::Csv => "ledger.csv",
-            Self::Parquet | Self::Otlp => "ledger.parquet",
-        }
+            Self::Parquet => "ledger.parquet",
+            Self::Otlp => return None,
+        })
     }
 }
 
@@ -92,9 +93,25 @@ fn moment(word: &str) -> Result<UnixNanos, String> {
 /// the format wants.
 pub fn run(args: &ExportArgs) -> Result<Done, Failure> {
     let header = read_header(&args.run)?;
-    let default = || args.run.join("export").join(args.format.file_name());
-    let path = args.output.clone().unwrap_or_else(default);
-    let balanced = write(args, &path)?;
+    let balanced = match args.format.file_name() {
+        Some(_) if args.telemetry.otlp.is_some() => {
+            let message = "send the run: --otlp goes with --format otlp";
+            return Err(Failure::new(message, Some("leave --otlp out to write a file")));
+        }
+        Some(name) => {
+            let default = || args.run.join("export").join(name);
+            write(args, &args.output.clone().unwrap_or_else(default))?
+        }
+        None if args.output.is_some() => {
+            let message = "write the run: --format otlp sends it and makes no file";
+            return Err(Failure::new(message, Some("leave -o out")));
+        }
+        None => {
+            let (told, balanced) = send(&args.run, &args.telemetry, args.start_time)?;
+            print(&format!("{told}\n"))?;
+            balanced
+        }
+    };
     match header.status {
         Status::Complete => {}
         Status::Running => say("the run goes on or was killed: exported as far as it got"),
@@ -147,12 +164,8 @@ fn write(args: &ExportArgs, path: &Path) -> Result<bool, Failure> {
             Place::open(path)?.fill(|out| Ok(write_ledger(postings(&books), out)?))?;
             Ok(books.balanced())
         }
-        ExportFormat::Parquet => parquet(&args.run, &options, path),
-        ExportFormat::Otlp => {
-            let (told, balanced) = send(&args.run, &args.telemetry, args.start_time)?;
-            print(&format!("{told}\n"))?;
-            Ok(balanced)
-        }
+        // What is sent is not written.
+        ExportFormat::Parquet | ExportFormat::Otlp => parquet(&args.run, &options, path),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::Failure;
 use super::{Telemetry, TelemetryArgs, told};
 use crate::report::telemetry::{Metrics, SpanMaker};
-use crate::trace::{LogTail, Status, TraceError, read_header};
+use crate::trace::{LogTail, Run, Status, TraceError, read_header};
 use crate::unit::{Nanos, UnixNanos};
 use crate::waste::BooksOptions;
 use crate::waste::live::LiveBooks;
@@ -34,9 +34,15 @@ pub(in crate::command) fn send(
         let message = format!("export {}: no receiver is named", folder.display());
         return Err(Failure::new(message, Some("--otlp URL or OTEL_EXPORTER_OTLP_ENDPOINT does")));
     };
-    let (last, changed) = extent(folder)?;
-    let end = if header.status == Status::Running { last } else { header.window.end_ns };
-    let begin = begin.unwrap_or_else(|| changed.before(end));
+    // Only what is in the folder tells where a run that was killed ended.
+    let end = match header.status {
+        Status::Running => Run::open(folder)?.header.window.end_ns,
+        _ => header.window.end_ns,
+    };
+    let begin = match begin {
+        Some(begin) => begin,
+        None => last_change(folder)?.before(end),
+    };
     let Telemetry { destination, sender, detail } = telemetry;
     let mut open = header.clone();
     open.status = Status::Running;
@@ -76,13 +82,11 @@ pub(in crate::command) fn send(
     Ok((format!("{text}{left}"), balanced))
 }
 
-/// The last moment that the log speaks of, and when it was last written to.
-fn extent(folder: &Path) -> Result<(Nanos, UnixNanos), Failure> {
+/// When the log was last written to.
+fn last_change(folder: &Path) -> Result<UnixNanos, Failure> {
     let path = folder.join("events.log");
     let changed = std::fs::metadata(&path).and_then(|meta| meta.modified());
-    let changed = changed.map_err(|source| unreadable(&path, source))?;
-    let run = crate::trace::Run::open(folder)?;
-    Ok((run.header.window.end_ns, UnixNanos::of(changed)))
+    Ok(UnixNanos::of(changed.map_err(|source| unreadable(&path, source))?))
 }
 
 fn open_log(folder: &Path) -> Result<LogTail<File>, Failure> {
