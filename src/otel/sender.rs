@@ -130,7 +130,9 @@ impl Sender {
         let dropped = spans.len().saturating_sub(room);
         queue.tally.dropped += dropped as u64;
         queue.spans.extend(spans.drain(..).take(room));
-        queue.since = queue.since.or_else(|| Some(Instant::now()));
+        if !queue.spans.is_empty() {
+            queue.since = queue.since.or_else(|| Some(Instant::now()));
+        }
         self.shared.wake.notify_one();
     }
 

@@ -17,7 +17,8 @@ use crate::event::{KernelId, Launch, Power, Request, StateChange, Step};
 use crate::trace::{DeviceHeader, Run, TraceError};
 use crate::unit::{Nanos, Share};
 
-/// Operations of one step that are kept until it is judged; more than a step has.
+/// Operations that wait until their step is judged; more than a step has. Those beyond are given
+/// without what they were booked to.
 const WAITING: usize = 1 << 20;
 
 /// Where the time of a kernel in a step went: cause, level and share, largest first.
@@ -31,7 +32,7 @@ pub struct LaunchTrack<'a> {
     /// Its kernel's name.
     pub kernel: &'a str,
     /// Where the device time of this kernel in this step went. Operations of one kernel in one
-    /// step share what it says: the books do not tell them apart.
+    /// step share what it says: the books do not tell them apart. Empty where it is not known.
     pub shares: &'a [(Cause, Level, Share)],
 }
 
@@ -181,10 +182,13 @@ impl Judge {
 
     /// An operation that is about to be walked over.
     fn expect(&mut self, launch: &Launch) {
-        if launch.step.is_none() || self.waiting.len() >= WAITING {
-            self.judged.push((*launch, Rc::clone(&self.unattributed)));
-        } else {
-            self.waiting.push(*launch);
+        match launch.step {
+            None => self.judged.push((*launch, Rc::clone(&self.unattributed))),
+            // What the books say of it is not known here.
+            Some(_) if self.waiting.len() >= WAITING => {
+                self.judged.push((*launch, Rc::new([])));
+            }
+            Some(_) => self.waiting.push(*launch),
         }
     }
 
