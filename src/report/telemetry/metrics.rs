@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use super::names::{Name, metric_named, of_commodity};
 use super::spans::Attribute;
 use crate::event::{Arrival, Fact, Finish, Outcome};
+use crate::report::exposition::by_cause;
 use crate::unit::Nanos;
-use crate::waste::Commodity;
-use crate::waste::live::LiveBooks;
+use crate::waste::live::{LiveBooks, Sums};
+use crate::waste::{Cause, Commodity, Level};
 
 /// Bounds as the GenAI semantic conventions advise, in seconds.
 const DURATION: &[f64] =
@@ -184,17 +185,9 @@ fn histogram<'a>(
 }
 
 /// What is booked of a commodity, by cause and level.
-fn amounts(
-    books: &LiveBooks,
-    sums: &crate::waste::live::Sums,
-    commodity: Commodity,
-) -> Option<Metric> {
+fn amounts(books: &LiveBooks, sums: &Sums, commodity: Commodity) -> Option<Metric> {
     let (name, parts) = of_commodity(commodity)?;
-    let mut causes: BTreeMap<_, u128> = BTreeMap::new();
-    for ((_, account), amount) in sums.iter().filter(|((found, _), _)| *found == commodity) {
-        *causes.entry((account.cause, books.level(account))).or_default() += amount;
-    }
-    let point = |((cause, level), amount): ((crate::waste::Cause, crate::waste::Level), u128)| {
+    let point = |((cause, level), amount): ((Cause, Level), u128)| {
         let attributes = vec![
             Attribute::text("gemba.cause", cause.code()),
             Attribute::text("gemba.muda", books.muda(cause).code()),
@@ -202,7 +195,8 @@ fn amounts(
         ];
         Point { attributes, value: amount as f64 / parts }
     };
-    gauge(name, causes.into_iter().map(point).collect())
+    let points = by_cause(books, sums, commodity).into_iter().map(point).collect();
+    gauge(name, points)
 }
 
 #[cfg(test)]
