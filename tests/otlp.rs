@@ -205,7 +205,8 @@ fn receivers_that_cannot_be_are_refused_before_anything_is_made() {
     finished(&run);
     let run_to = ["run", "steady", "--output-dir", path(&out), "--otlp"];
     let with = |url: &'static str| [&run_to[..], &[url]].concat();
-    let cases: [(Vec<&str>, &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (Vec<&'a str>, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 5] = [
         (with("https://h:4318"), &[], "there is no TLS in this program"),
         (with("collector"), &[], "expected http://HOST:PORT or grpc://HOST:PORT"),
         (
