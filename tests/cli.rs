@@ -163,6 +163,75 @@ fn a_run_that_finds_no_more_room_says_so_and_keeps_what_it_recorded() {
 }
 
 #[test]
+fn a_damaged_log_is_said_and_good_tables_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    assert!(output(&small_run(&folder, &[])).status.success());
+    let (log, table) = (format!("{folder}/events.log"), format!("{folder}/launches.parquet"));
+    let (whole, tables) = (fs::read(&log).unwrap(), fs::read(&table).unwrap_or_default());
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let longer = [&whole[..], &[0; 100]].concat();
+    let length = whole.len();
+    for (bytes, expected) in [
+        (&whole[..length / 2], format!("expected {length} bytes as run.json says, found ")),
+        (&longer, format!("expected {length} bytes as run.json says, found {}", length + 100)),
+        (&flipped, "the run is closed, but its log is damaged at byte ".to_owned()),
+    ] {
+        // Newer than the tables, or it would not be looked into.
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(&log, bytes).unwrap();
+        let done = output(&["ledger", &folder]);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("error: failed to read {log}: {expected}")), "{said}");
+        assert!(said.contains("hint: restore it from a copy"), "{said}");
+        assert_eq!(fs::read(&table).unwrap_or_default(), tables);
+    }
+    fs::remove_file(&log).unwrap();
+    if cfg!(feature = "analysis") {
+        assert!(output(&["ledger", &folder]).status.success());
+    }
+}
+
+#[test]
+fn what_is_no_file_is_written_through_and_a_link_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, link) = (folder(dir.path(), "target"), folder(dir.path(), "link"));
+    fs::write(&target, "before").unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    for out in [&link, &"/dev/null".to_owned(), &"/dev/stdout".to_owned()] {
+        let done = output(&["workload", "gen", "steady", "-o", out]);
+        assert!(done.status.success(), "{out}: {}", text(&done.stderr));
+    }
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_ne!(fs::read_to_string(&target).unwrap(), "before");
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    let full = output(&["workload", "gen", "steady", "-o", "/dev/full"]);
+    assert_eq!(full.status.code(), Some(2));
+    assert!(text(&full.stderr).contains("No space left"), "{}", text(&full.stderr));
+}
+
+#[test]
+fn settings_without_an_end_and_nonsense_are_refused() {
+    for (words, expected) in [
+        (
+            &["gate", "--policy", "/dev/zero", "--baseline", "a", "--candidate", "b"][..],
+            "at most 16 MiB",
+        ),
+        (&["run", "--free", "--temperature", "nan"], "set --temperature: expected 0 to 1000"),
+        (&["run", "--free", "--top-p", "0"], "set --top-p: expected above 0, at most 1"),
+        (&["serve", "--api-key", ""], "set --api-key: expected a key, found nothing"),
+        (&["workload", "show", "steady", "--request-rate", "1e-300"], "between 1e-9 and 1e15"),
+    ] {
+        let done = output(words);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+}
+
+#[test]
 fn runs_are_laid_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (folder(dir.path(), "continuous"), folder(dir.path(), "static"));

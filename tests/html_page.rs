@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gemba::report::{
-    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
-    LevelWord, MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile,
-    ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, Cell, ComparedCause, ComparedFigure, ComparedRun, Comparison, Course, CourseRow,
+    GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger, LevelWord, MemoryChart, Part,
+    Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep,
+    Yamazumi, YamazumiBar,
 };
 use html_fixture::hostile;
 use proptest::prelude::*;
@@ -280,10 +281,37 @@ fn text_never_becomes_markup() {
     stays_text(&page, 80);
 }
 
+/// A comparison with [`hostile::TEXT`] in every place that holds text.
+fn hostile_comparison() -> Comparison {
+    let evil = || hostile::TEXT.to_owned();
+    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
+    let run = || {
+        let report = hostile::report();
+        ComparedRun {
+            name: evil(),
+            title: evil(),
+            levels: report.ledgers[0].levels.clone(),
+            seal: report.seal,
+            reproduce: evil(),
+        }
+    };
+    Comparison {
+        runs: vec![run(), run()],
+        cautions: vec![evil()],
+        figures: vec![ComparedFigure { label: hostile::TEXT, cells: vec![cell(), cell()] }],
+        causes: vec![ComparedCause {
+            code: hostile::TEXT,
+            level: hostile::TEXT,
+            cells: vec![cell(), cell()],
+        }],
+        settings: vec![(evil(), vec![evil(), evil()])],
+    }
+}
+
 #[test]
 fn text_of_a_comparison_never_becomes_markup() {
     let mut page = Vec::new();
-    gemba::html::write_comparison(&hostile::comparison(), &mut page).unwrap();
+    gemba::html::write_comparison(&hostile_comparison(), &mut page).unwrap();
     let page = without_assets(&String::from_utf8(page).unwrap());
     assert!(!page.contains("<script"));
     assert!(!page.contains("</script"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::account::{account, write_derived};
-use super::{Done, Failure, print, print_json};
+use super::{Done, Failure, print, print_json, read_small};
 use crate::cli::{Paint, render_books, render_causes};
 use crate::report::ledger_json;
 use crate::waste::{BooksOptions, Costing, Grain, MudaMap};
@@ -74,9 +74,7 @@ impl BooksArgs {
         let muda_map = match &self.muda_map {
             None => MudaMap::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    Failure::new(format!("read {}: {error}", path.display()), None::<String>)
-                })?;
+                let text = read_small(path)?;
                 MudaMap::parse(&text)?
             }
         };

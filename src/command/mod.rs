@@ -169,6 +169,27 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
     }
 }
 
+/// The most bytes of a file of settings.
+const SETTINGS_BYTES: u64 = 16 << 20;
+
+/// The text of a file of settings, which may be a pipe but not endless.
+fn read_small(path: &std::path::Path) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let name = path.display();
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(SETTINGS_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(Failure::new(format!("read {name}: {error}"), None::<String>)),
+        Ok(_) if text.len() as u64 > SETTINGS_BYTES => {
+            let most = SETTINGS_BYTES >> 20;
+            let what = format!("read {name}: expected at most {most} MiB, found more");
+            Err(Failure::new(what, None::<String>))
+        }
+        Ok(_) => Ok(text),
+    }
+}
+
 /// Prints data to stdout. A reader that has gone is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {

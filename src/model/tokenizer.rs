@@ -199,7 +199,15 @@ impl TokenizerSource {
     }
 }
 
+/// The largest tokenizer there is takes a tenth of this.
+const MAX_BYTES: u64 = 256 << 20;
+
 fn from_file(path: &Path) -> Result<tokenizers::Tokenizer, String> {
+    let found = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if !found.is_file() || found.len() > MAX_BYTES {
+        let (path, most) = (path.display(), MAX_BYTES >> 20);
+        return Err(format!("{path}: expected a file of at most {most} MiB"));
+    }
     tokenizers::Tokenizer::from_file(path)
         .map_err(|error| format!("read {}: {error}", path.display()))
 }

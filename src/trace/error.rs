@@ -6,6 +6,14 @@ use std::path::{Path, PathBuf};
 /// Why a run folder could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
+    /// The log of a closed run is not what was written.
+    #[error("read {path}: {what}")]
+    Damaged {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A file could not be created, written, opened or read.
     #[error("{action} {path}: {source}")]
     Io {
@@ -88,6 +96,9 @@ impl TraceError {
             Self::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
                 Some("no larger file is allowed; what was recorded until then stays readable")
             }
+            Self::Damaged { .. } => Some(
+                "restore it from a copy; or delete it, and tables that were made from it are read",
+            ),
             Self::Occupied { .. } => Some("name another folder with --output-dir"),
             Self::NotARun { .. } => Some("`gemba run` writes such a folder"),
             Self::Schema { .. } => Some("read it with the version of gemba that wrote it"),

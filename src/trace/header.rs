@@ -183,6 +183,10 @@ pub struct Header {
     pub energy: Option<EnergyModel>,
     /// What recording cost, if it was measured.
     pub observer: Option<Observer>,
+    /// Bytes of the event log, once it is closed: with fewer or more it is not the log of this
+    /// run any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_bytes: Option<u64>,
     /// Who wrote it.
     pub gemba: GembaHeader,
 }
@@ -224,6 +228,7 @@ impl Header {
             price: None,
             energy: None,
             observer: None,
+            log_bytes: None,
             gemba: GembaHeader { version: env!("CARGO_PKG_VERSION").to_owned() },
         }
     }

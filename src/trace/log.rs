@@ -57,6 +57,10 @@ impl LogReader {
     /// [`TraceError::Io`] if it cannot be read, [`TraceError::Malformed`] if it is no log,
     /// [`TraceError::Schema`] if a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
+        // Opening a pipe would wait for a writer.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(TraceError::malformed(path, "expected a file"));
+        }
         let file = File::open(path).map_err(TraceError::io("read", path))?;
         Self::new(BufReader::with_capacity(1 << 20, file), path)
     }
@@ -85,6 +89,18 @@ impl<R: Read> LogReader<R> {
         self.intact
     }
 
+    /// What is wrong with a log that its run has closed, after its last frame has been read.
+    ///
+    /// # Errors
+    /// [`TraceError::Damaged`] if it breaks off.
+    pub fn check_whole(&self) -> Result<(), TraceError> {
+        if self.intact {
+            return Ok(());
+        }
+        let what = format!("the run is closed, but its log is damaged at byte {}", self.offset);
+        Err(TraceError::Damaged { path: self.path.clone(), what })
+    }
+
     /// Appends the facts of the next frame to `facts`; `false` at the end.
     ///
     /// # Errors
@@ -99,7 +115,8 @@ impl<R: Read> LogReader<R> {
         }
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        if length > MAX_FRAME_BYTES {
+        // A frame of nothing is never written, but zeros look like one.
+        if length == 0 || length > MAX_FRAME_BYTES {
             self.intact = false;
             return Ok(false);
         }

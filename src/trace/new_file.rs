@@ -12,7 +12,7 @@ use super::TraceError;
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
-    beside: PathBuf,
+    place: Place,
     file: Option<BufWriter<File>>,
 }
 
@@ -25,12 +25,10 @@ impl NewFile {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(TraceError::io("create", folder))?;
         }
-        let mut name = OsString::from(path.file_name().unwrap_or_default());
-        name.push(".part");
-        let beside = path.with_file_name(name);
-        let file = File::create(&beside).map_err(TraceError::io("create", path))?;
+        let place = Place::of(path);
+        let file = place.open().map_err(TraceError::io("create", path))?;
         let file = Some(BufWriter::with_capacity(1 << 18, file));
-        Ok(Self { path: path.to_path_buf(), beside, file })
+        Ok(Self { path: path.to_path_buf(), place, file })
     }
 
     /// Puts it in its place.
@@ -41,7 +39,7 @@ impl NewFile {
         let written = self.flush().map_err(TraceError::io("write", &self.path));
         self.file = None;
         written?;
-        fs::rename(&self.beside, &self.path).map_err(TraceError::io("rename", &self.path))
+        self.place.take().map_err(TraceError::io("rename", &self.path))
     }
 
     fn file(&mut self) -> io::Result<&mut BufWriter<File>> {
@@ -62,8 +60,67 @@ impl Write for NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         // After a rename there is nothing beside; before it, half a file must not stay.
-        let _ = fs::remove_file(&self.beside);
+        self.place.leave();
     }
+}
+
+/// Where what is written to a path goes.
+#[derive(Debug)]
+enum Place {
+    /// Beside the file, until it is whole; a link stays one.
+    Beside { beside: PathBuf, path: PathBuf },
+    /// Into a device or a pipe, which must not be replaced by a file.
+    Through(PathBuf),
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        let path = match fs::metadata(path) {
+            Ok(found) if !found.is_file() => return Self::Through(path.to_path_buf()),
+            Ok(_) => fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()),
+            Err(_) => path.to_path_buf(),
+        };
+        let mut name = OsString::from(path.file_name().unwrap_or_default());
+        name.push(".part");
+        Self::Beside { beside: path.with_file_name(name), path }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        match self {
+            Self::Beside { beside, .. } => File::create(beside),
+            Self::Through(path) => File::options().write(true).open(path),
+        }
+    }
+
+    fn take(&self) -> io::Result<()> {
+        match self {
+            Self::Beside { beside, path } => fs::rename(beside, path),
+            Self::Through(_) => Ok(()),
+        }
+    }
+
+    fn leave(&self) {
+        if let Self::Beside { beside, .. } = self {
+            // The error that matters came before.
+            let _ = fs::remove_file(beside);
+        }
+    }
+}
+
+/// Writes a file so that no reader ever sees half of it: beside its place, then renamed. What is
+/// no file, a pipe or a device, is written to as it is.
+///
+/// # Errors
+/// [`TraceError::Io`]; nothing is left behind then.
+pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
+    let place = Place::of(path);
+    let write = |bytes| place.open()?.write_all(bytes);
+    let written = write(bytes).map_err(TraceError::io("write", path));
+    let taken = written.and_then(|()| place.take().map_err(TraceError::io("rename", path)));
+    if taken.is_err() {
+        place.leave();
+    }
+    taken
 }
 
 #[cfg(test)]

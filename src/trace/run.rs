@@ -253,6 +253,7 @@ impl Run {
     /// [`TraceError`] says which file is missing, newer, or contradicts itself.
     pub fn open(folder: &Path) -> Result<Self, TraceError> {
         let header = read_header(folder)?;
+        check_log(&folder.join("events.log"), &header)?;
         #[cfg(feature = "analysis")]
         return super::tables::open(folder, header);
         #[cfg(not(feature = "analysis"))]
@@ -266,6 +267,9 @@ impl Run {
         let mut log = LogReader::open(&path)?;
         let mut facts = Vec::new();
         while log.next_frame(&mut facts)? {}
+        if header.log_bytes.is_some() {
+            log.check_whole()?;
+        }
         let mut run =
             Self::from_facts(header, facts).map_err(|what| TraceError::malformed(&path, what))?;
         let last = match &run.launches {
@@ -283,6 +287,21 @@ impl Run {
             self.header.window.end_ns = self.last_moment().max(last_launch);
         }
     }
+}
+
+/// Whether the log of a closed run, where it is still there, is as long as it was.
+fn check_log(path: &Path, header: &Header) -> Result<(), TraceError> {
+    let (Ok(found), Some(expected)) = (std::fs::metadata(path), header.log_bytes) else {
+        return Ok(());
+    };
+    if found.is_file() && found.len() == expected {
+        return Ok(());
+    }
+    let what = match found.is_file() {
+        true => format!("expected {expected} bytes as run.json says, found {}", found.len()),
+        false => "expected a file".to_owned(),
+    };
+    Err(TraceError::Damaged { path: path.to_path_buf(), what })
 }
 
 /// The distinct names in order, and the new number of each old one: the numbers an engine gave

@@ -77,7 +77,7 @@ impl<R: Read> LogTail<R> {
         while let Some(head) = self.bytes[at..].first_chunk::<8>() {
             let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
             let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-            if length > MAX_FRAME_BYTES {
+            if length == 0 || length > MAX_FRAME_BYTES {
                 return Err(self.malformed(&format!("expected a frame, found {length} bytes")));
             }
             let Some(payload) = self.bytes.get(at + 8..at + 8 + length) else { break };

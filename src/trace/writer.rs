@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::header::{Header, Status};
-use super::{TraceError, log};
+use super::{TraceError, log, write_beside};
 use crate::event::{Fact, Recorder};
 
 /// Facts reach the disk after at most this long.
@@ -26,7 +26,7 @@ const WAKE_AT_FACTS: usize = 1 << 14;
 pub struct RunWriter {
     folder: PathBuf,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<Result<(), TraceError>>>,
+    thread: Option<JoinHandle<Result<u64, TraceError>>>,
 }
 
 #[derive(Default)]
@@ -110,20 +110,22 @@ impl RunWriter {
     pub fn close(mut self, header: &Header) -> Result<(), TraceError> {
         let written = self.join();
         let mut header = header.clone();
+        header.log_bytes = written.as_ref().ok().copied();
         if written.is_err() {
             header.status = Status::Failed;
         }
         let closed = write_header(&self.folder, &header);
-        written.and(closed)
+        written.map(|_| ()).and(closed)
     }
 
-    fn join(&mut self) -> Result<(), TraceError> {
+    /// Ends the writing thread; gives the bytes of the log.
+    fn join(&mut self) -> Result<u64, TraceError> {
         lock(&self.shared).closing = true;
         self.shared.wake.notify_one();
         let gone = || TraceError::malformed(&self.folder, "the writing thread is gone");
         match self.thread.take() {
             Some(thread) => thread.join().unwrap_or_else(|_| Err(gone())),
-            None => Ok(()),
+            None => Ok(0),
         }
     }
 }
@@ -198,7 +200,9 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Queue> {
     shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(), TraceError> {
+/// Writes frames until the run is closed; gives the bytes of the log.
+fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<u64, TraceError> {
+    let mut bytes = log::MAGIC.len() as u64;
     let mut facts = Vec::new();
     let mut frames = Vec::new();
     loop {
@@ -225,6 +229,7 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
             log::encode(&facts, &mut frames)
                 .map_err(|error| TraceError::malformed(path, format!("encode a fact: {error}")))?;
             file.write_all(&frames).map_err(TraceError::io("write", path))?;
+            bytes += frames.len() as u64;
             facts.clear();
         }
         {
@@ -234,7 +239,8 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
             shared.written.notify_all();
         }
         if closing {
-            return file.sync_data().map_err(TraceError::io("write", path));
+            file.sync_data().map_err(TraceError::io("write", path))?;
+            return Ok(bytes);
         }
     }
 }
@@ -256,24 +262,6 @@ fn write_header(folder: &Path, header: &Header) -> Result<(), TraceError> {
         .map_err(|error| TraceError::malformed(&path, format!("encode the header: {error}")))?;
     json.push(b'\n');
     write_beside(&path, &json)
-}
-
-/// Writes a file beside its place and renames it, so that no reader ever sees half of it.
-///
-/// # Errors
-/// [`TraceError::Io`]; nothing is left behind then.
-pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let beside = path.with_file_name(name);
-    let written = fs::write(&beside, bytes).map_err(TraceError::io("write", path));
-    let renamed =
-        written.and_then(|()| fs::rename(&beside, path).map_err(TraceError::io("rename", path)));
-    if renamed.is_err() {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&beside);
-    }
-    renamed
 }
 
 #[cfg(test)]

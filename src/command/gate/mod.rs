@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::{Done, Failure, print, print_json};
+use super::{Done, Failure, print, print_json, read_small};
 use crate::cli::{Paint, render_gate};
 use crate::gate::{
     Allowed, GateReport, Policy, SAMPLE, Verdict, annotations, bencher, junit, step_summary,
@@ -116,8 +116,7 @@ pub fn run(args: &GateArgs) -> Result<Done, Failure> {
 fn policy(path: Option<&Path>) -> Result<Policy, Failure> {
     let Some(path) = path else { return Ok(Policy::default()) };
     let name = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("read {name}: {error}"), NO_HINT))?;
+    let text = read_small(path)?;
     Policy::parse(&text).map_err(|error| {
         let hint = error.hint();
         Failure::new(format!("read {name}: {}", error.to_string().trim_end()), hint)

@@ -254,14 +254,26 @@ impl EngineArgs {
 
 impl TokenArgs {
     /// Where tokens come from, for a model that ends its answers with `end_tokens`.
-    #[must_use]
-    pub fn generation(&self, end_tokens: Vec<u32>, seed: u64) -> Generation {
+    ///
+    /// # Errors
+    /// [`Failure`] if nothing can be drawn with these settings.
+    pub fn generation(&self, end_tokens: Vec<u32>, seed: u64) -> Result<Generation, Failure> {
         if !self.free {
-            return Generation::Pinned;
+            return Ok(Generation::Pinned);
+        }
+        if !(0.0..=1e3).contains(&self.temperature) {
+            let found = self.temperature;
+            return Err(usage(format!("set --temperature: expected 0 to 1000, found {found:?}")));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            let found = self.top_p;
+            return Err(usage(format!(
+                "set --top-p: expected above 0, at most 1, found {found:?}"
+            )));
         }
         let end_tokens = if self.ignore_eos { Vec::new() } else { end_tokens };
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
-        Generation::Free(FreeTokens { temperature, top_k, top_p, seed, end_tokens })
+        Ok(Generation::Free(FreeTokens { temperature, top_k, top_p, seed, end_tokens }))
     }
 }
 

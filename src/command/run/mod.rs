@@ -114,7 +114,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     };
     let options = SessionOptions {
         engine: switches,
-        generation: args.tokens.generation(model.markers().end.clone(), seed),
+        generation: args.tokens.generation(model.markers().end.clone(), seed)?,
         limit: Limit::default(),
         preparation: Preparation { warm_up: true, observer_pairs: args.output.observer_pairs },
         keep_answers: false,

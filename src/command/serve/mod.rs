@@ -209,6 +209,11 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         Some(folder) => folder.clone(),
         None => folder::next("serve", switches.batching.scheduling.code())?,
     };
+    if args.address.api_key.as_deref() == Some("") {
+        let hint = "leave --api-key out to serve without one; \"$NAME\" of a variable that is not \
+                    set is empty";
+        return Err(Failure::new("set --api-key: expected a key, found nothing", Some(hint)));
+    }
     let key = args.address.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
     let name = args.address.served_model_name.clone();
     let served = Served {

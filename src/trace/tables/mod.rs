@@ -63,12 +63,13 @@ fn empty(header: Header) -> Run {
 fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
     let log = folder.join("events.log");
     let contradiction = |what| TraceError::malformed(&log, what);
+    let closed = header.log_bytes.is_some();
     let mut run = empty(header);
     let mut finishes = Vec::new();
     let mut last = Nanos::ZERO;
     let mut ordered = true;
     let mut previous = None;
-    each_launch_chunk(&log, |facts, chunk| {
+    each_launch_chunk(&log, closed, |facts, chunk| {
         for fact in facts {
             run.take(fact, &mut finishes, chunk).map_err(contradiction)?;
         }
@@ -87,7 +88,7 @@ fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
     let path = folder.join("launches.parquet");
     let mut writer = TableWriter::create(&path, &run.kernels)?;
     let mut all = Vec::new();
-    each_launch_chunk(&log, |facts, chunk| {
+    each_launch_chunk(&log, closed, |facts, chunk| {
         for fact in facts {
             if let crate::event::Fact::Launch(launch) = fact {
                 run.check_launch(&launch).map_err(contradiction)?;
@@ -113,6 +114,7 @@ fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
 /// Gives the log frame by frame, with a list to collect launches in.
 fn each_launch_chunk(
     log: &Path,
+    closed: bool,
     mut each: impl FnMut(Vec<crate::event::Fact>, &mut Vec<Launch>) -> Result<(), TraceError>,
 ) -> Result<(), TraceError> {
     let mut reader = LogReader::open(log)?;
@@ -120,7 +122,8 @@ fn each_launch_chunk(
     while reader.next_frame(&mut facts)? {
         each(std::mem::take(&mut facts), &mut chunk)?;
     }
-    Ok(())
+    // Tables that were made from a whole log are not replaced by those of half a one.
+    if closed { reader.check_whole() } else { Ok(()) }
 }
 
 #[cfg(test)]
