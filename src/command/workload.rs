@@ -419,7 +419,7 @@ mod tests {
         for (words, part) in [
             ("show azure-code --arrival-pattern gamma", "expected --request-rate"),
             ("show azure-code --request-rate 1 --arrival-pattern trace", "expected no"),
-            ("show azure-code --request-rate 0", "arrival.rate above 0"),
+            ("show azure-code --request-rate 0", "arrival.rate between 1e-9"),
             ("show azure-code --duration=-1", "--duration"),
             ("show azure-code --speedup 0", "a speed-up from"),
             ("show nothing-of-this-name", "expected a file or a shipped workload"),

@@ -316,7 +316,7 @@ mod tests {
             ("share = 0.25", "share = 1.5", "cancel.share"),
             ("duplicate_every = 4", "duplicate_every = 1", "at least 2"),
             ("name = \"extract\"", "name = \"chat\"", "twice"),
-            ("weight = 3", "weight = -3", "weight above 0"),
+            ("weight = 3", "weight = -3", "weight between 1e-9"),
             ("max = 64", "max = 3", "4 above 3"),
         ] {
             assert!(TWO.contains(old));
