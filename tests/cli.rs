@@ -136,6 +136,33 @@ fn an_interrupted_run_ends_in_order() {
 }
 
 #[test]
+fn a_run_that_finds_no_more_room_says_so_and_keeps_what_it_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    let binary = env!("CARGO_BIN_EXE_gemba");
+    // A limit on the size of files stands for a full disk: writes begin to fail midway.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let words = ["run", "steady", "--num-requests", "40", "--speedup", "10", "--ui", "none"];
+    let output = Command::new("sh")
+        .args(["-c", limited, binary])
+        .args(words)
+        .args(["--observer-pairs", "0", "--output-dir", &folder])
+        .env("XDG_CACHE_HOME", dir.path().join("cache"))
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let error = format!("error: failed to write {folder}/events.log: File too large");
+    assert!(said.contains(&error), "{said}");
+    assert!(said.contains("\nhint: no larger file is allowed; what was recorded"), "{said}");
+    let ledger = json(&["ledger", &folder, "--json"]);
+    assert_eq!(ledger["status"], "failed");
+    assert_eq!(ledger["balanced"], true);
+    let rows = ledger["commodities"].as_array().unwrap().iter().find(|c| c["name"] == "rows");
+    assert!(rows.unwrap()["total"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn a_run_is_never_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let folder = folder(dir.path(), "run");

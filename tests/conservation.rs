@@ -252,6 +252,20 @@ proptest! {
     }
 
     #[test]
+    fn the_slices_of_a_cause_sum_to_its_account(facts in facts(), options in options()) {
+        let books = books(header(2), facts, &options);
+        let mut course: Vec<(Cause, u128)> = Vec::new();
+        for (cause, _, slices) in books.course().rows() {
+            let sum: u128 = slices.iter().sum();
+            match course.last_mut() {
+                Some((same, amount)) if *same == cause => *amount += sum,
+                _ => course.push((cause, sum)),
+            }
+        }
+        prop_assert_eq!(course, by_cause(&books, Commodity::DeviceTime));
+    }
+
+    #[test]
     fn the_order_of_facts_changes_nothing(
         facts in facts().prop_flat_map(|facts| (Just(facts.clone()), Just(facts).prop_shuffle())),
         options in options(),

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
+use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{DeviceError, Sampling};
 use gemba::cost::Storage;
 use gemba::engine::{Answer, Engine, EngineError, Order, States, Turn, Verdict, limits};
 use gemba::event::{
     Arrival, Ceilings, Clock, DeviceState, Dtype, Fact, Fate, Outcome, Recompute, RequestId,
 };
-use gemba::model::{Family, Precision, Rope, Shape};
+use gemba::model::{Precision, Shape};
 use gemba::schedule::{Allocation, Options, Outlook, Pause, Scheduling};
 use gemba::unit::Nanos;
 use proptest::prelude::*;
@@ -23,23 +23,7 @@ mod facts;
 use facts::Facts;
 
 fn shape() -> Shape {
-    Shape {
-        family: Family::Llama,
-        layers: 2,
-        hidden: 64,
-        ffn: 128,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 32,
-        vocab: 50,
-        context: 256,
-        rope: Rope { theta: 1e4, scaling: None },
-        norm_eps: 1e-5,
-        qkv_bias: false,
-        qk_norm: false,
-        tied_embeddings: true,
-        sliding_window: None,
-    }
+    Shape { vocab: 50, context: 256, ..small_shape() }
 }
 
 fn storage(options: &Options) -> Storage {

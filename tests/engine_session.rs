@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
+use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{Backend, DeviceError};
 use gemba::cost::Storage;
 use gemba::engine::limits;
 use gemba::event::{
     Calibration, Ceilings, Clock, DeviceState, Driver, Dtype, Fact, Fate, Outcome, RequestId,
 };
-use gemba::model::{Family, Precision, Rope, Shape};
+use gemba::model::Precision;
 use gemba::schedule::Scheduling;
 use gemba::session::{
     self, DeviceSource, FreeTokens, Generation, Progress, SessionError, SessionOptions, Stage,
@@ -29,26 +29,6 @@ mod facts;
 use facts::Facts;
 
 const SECOND: Nanos = Nanos(1_000_000_000);
-
-fn shape() -> Shape {
-    Shape {
-        family: Family::Llama,
-        layers: 2,
-        hidden: 64,
-        ffn: 128,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 32,
-        vocab: 200,
-        context: 4096,
-        rope: Rope { theta: 1e4, scaling: None },
-        norm_eps: 1e-5,
-        qkv_bias: false,
-        qk_norm: false,
-        tied_embeddings: true,
-        sliding_window: None,
-    }
-}
 
 fn timing() -> Timing {
     let ceilings = Ceilings {
@@ -141,7 +121,7 @@ fn run_watched(
     let device = move || -> Result<Box<dyn Backend>, DeviceError> {
         device_clock.advance(load);
         let clock = device_clock.clone();
-        Ok(Box::new(ModelledDevice::new(shape(), storage, limits(&engine), timing, clock)))
+        Ok(Box::new(ModelledDevice::new(small_shape(), storage, limits(&engine), timing, clock)))
     };
     let measuring = clock.clone();
     let calibrate = move |_: &mut dyn Backend| {

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gemba::report::{
-    CauseRow, GlossaryEntry, KernelRow, LatencyRow, Ledger, LevelWord, MemoryChart, Part, Report,
-    RequestRow, Roofline, Seal, SealRow, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
+    LevelWord, MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile,
+    ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
 };
 use html_fixture::hostile;
 use proptest::prelude::*;
@@ -93,6 +94,18 @@ fn small_waterfall() -> Vec<WaterfallStep> {
     ]
 }
 
+fn small_node(label: &str, depth: u8, from: f64, to: f64, amount: &str) -> IcicleNode {
+    IcicleNode {
+        label: label.to_owned(),
+        depth,
+        from,
+        to,
+        level: "waste",
+        text: amount.to_owned(),
+        percent: format!("{:.1} %", (to - from) * 100.0),
+    }
+}
+
 fn small_kernel() -> KernelRow {
     KernelRow {
         name: "gate_up".to_owned(),
@@ -142,6 +155,28 @@ fn small() -> Report {
             takt: Some(3e6),
             takt_text: text("3.00 ms"),
             top: 4e6,
+        },
+        icicle: Icicle {
+            rows: vec![text("ledger"), text("muda")],
+            nodes: vec![
+                small_node("Device time", 0, 0.0, 1.0, "8.00 s"),
+                small_node("motion", 1, 0.0, 0.625, "5.00 s"),
+            ],
+        },
+        course: Course {
+            slices: 4,
+            slice: text("2.00 s"),
+            shades: vec![text("up to 50 %"), text("more")],
+            ticks: vec![(0.0, text("0 s")), (1.0, text("8 s"))],
+            rows: vec![CourseRow {
+                code: text("kernel_slack"),
+                level: "waste",
+                text: text("5.00 s"),
+                percent: text("62.5 %"),
+                peak: text("75.0 % at 2.0 s"),
+                stretches: vec![Stretch { from: 0.25, to: 0.75, shade: 2 }],
+            }],
+            left_out: text("2 smaller ones are left out, 0.1 % in all"),
         },
         latencies: vec![LatencyRow {
             name: "TTFT",

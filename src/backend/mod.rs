@@ -9,10 +9,12 @@ use std::path::Path;
 
 pub mod cpu;
 mod kept;
+mod meter;
 pub mod modelled;
 
 pub use kept::cache_folder;
 pub(crate) use kept::kept;
+pub use meter::{Meter, Reading};
 
 use crate::cost::{Kernel, Storage};
 use crate::event::Ceilings;

@@ -21,8 +21,30 @@ use super::{
 };
 use crate::cost::{Floor, Formulas, StepLoad, Storage};
 use crate::event::{Ceilings, Clock};
-use crate::model::Shape;
+use crate::model::{Family, Rope, Shape};
 use crate::unit::{Bytes, Nanos};
+
+/// A model small enough to be counted by hand, for runs on this device.
+#[must_use]
+pub const fn small_shape() -> Shape {
+    Shape {
+        family: Family::Llama,
+        layers: 2,
+        hidden: 64,
+        ffn: 128,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 32,
+        vocab: 200,
+        context: 4096,
+        rope: Rope { theta: 1e4, scaling: None },
+        norm_eps: 1e-5,
+        qkv_bias: false,
+        qk_norm: false,
+        tied_embeddings: true,
+        sliding_window: None,
+    }
+}
 
 /// A clock that stands still until it is moved. Clones show the same time.
 #[derive(Clone, Debug, Default)]

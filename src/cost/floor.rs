@@ -83,7 +83,8 @@ impl Roofs {
 
 /// `amount` at `per_second`, rounded down.
 fn time(amount: u64, per_second: u64) -> Nanos {
-    if per_second == 0 {
+    // Most operations move nothing of some class.
+    if amount == 0 || per_second == 0 {
         return Nanos::ZERO;
     }
     // Nearly every amount fits, and 64-bit division is several times cheaper.

@@ -10,9 +10,11 @@
 //! sorts and switches.
 
 mod axis;
+mod course;
 mod digest;
 mod escape;
 mod geometry;
+mod icicle;
 mod memory;
 mod page;
 mod roofline;

@@ -2,12 +2,14 @@
 
 use askama::Template;
 
+use super::course;
 use super::digest;
 use super::geometry::{self, ParetoRow, Segment, WaterfallRow};
+use super::icicle::{self, Leaf};
 use super::memory::{self, Areas};
 use super::roofline::{self, Drawing};
 use super::yamazumi::{self, YamazumiChart};
-use crate::report::{KernelRow, Ledger, Part, Report, Seal};
+use crate::report::{CourseRow, KernelRow, Ledger, Part, Report, Seal};
 
 /// The page. Every `{{ … }}` of its templates is escaped, but for the drawing of plotters and
 /// the page's own style and script.
@@ -59,6 +61,28 @@ impl<'a> Page<'a> {
 
     fn pareto<'l>(&self, ledger: &'l Ledger) -> Vec<ParetoRow<'l>> {
         geometry::pareto(ledger)
+    }
+
+    fn icicle_height(&self) -> u32 {
+        icicle::height(&self.report.icicle)
+    }
+
+    fn icicle(&self) -> Vec<Leaf<'a>> {
+        icicle::leaves(&self.report.icicle)
+    }
+
+    /// A place along the window.
+    fn along(&self, at: &f64) -> String {
+        geometry::length(*at)
+    }
+
+    /// How dense a shade is drawn.
+    fn shade(&self, number: &usize) -> String {
+        course::opacity(*number)
+    }
+
+    fn stretches(&self, row: &CourseRow) -> Vec<course::Block> {
+        course::blocks(row)
     }
 
     fn waterfall(&self) -> Vec<WaterfallRow<'a>> {

@@ -19,6 +19,8 @@ pub fn apportion(total: u128, weights: &[u128]) -> Vec<u128> {
 pub struct Splitter {
     weights: Vec<u128>,
     sum: u128,
+    /// Where weights that are not zero stand, if they are all the same.
+    alike: Vec<usize>,
     parts: Vec<Part>,
 }
 
@@ -44,6 +46,12 @@ impl Splitter {
             *weight = if largest == 0 { 1 } else { *weight >> shift };
         }
         self.sum = self.weights.iter().sum();
+        let heaviest = self.weights.iter().copied().max().unwrap_or(0);
+        self.alike.clear();
+        if self.weights.iter().all(|weight| *weight == 0 || *weight == heaviest) {
+            let heavy = self.weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+            self.alike.extend(heavy.map(|(index, _)| index));
+        }
     }
 
     /// How many parts a split has.
@@ -66,7 +74,19 @@ impl Splitter {
         if self.weights.len() == 1 {
             return each(0, total);
         }
-        let (rounds, rest) = (total / self.sum, total % self.sum);
+        if !self.alike.is_empty() {
+            // Remainders are all the same, so that the units left over go to the front: what
+            // follows below, without its divisions.
+            let (floor, left) = divide(total, self.alike.len() as u128);
+            for (place, index) in self.alike.iter().enumerate() {
+                let amount = floor + u128::from((place as u128) < left);
+                if amount > 0 {
+                    each(*index, amount);
+                }
+            }
+            return;
+        }
+        let (rounds, rest) = divide(total, self.sum);
         let mut left = rest;
         self.parts.clear();
         for (index, weight) in self.weights.iter().enumerate() {
@@ -119,7 +139,35 @@ mod tests {
         assert!(apportion(5, &[]).is_empty());
     }
 
+    /// The rule as it is written: floors, then a unit each to the largest remainders.
+    fn by_the_rule(total: u64, weights: &[u32]) -> Vec<u128> {
+        let all_zero = weights.iter().all(|weight| *weight == 0);
+        let weight = |w: &u32| if all_zero { 1 } else { u128::from(*w) };
+        let sum: u128 = weights.iter().map(weight).sum();
+        let exact: Vec<u128> = weights.iter().map(|w| u128::from(total) * weight(w)).collect();
+        let mut parts: Vec<u128> = exact.iter().map(|product| product / sum).collect();
+        let mut order: Vec<usize> = (0..weights.len()).collect();
+        order.sort_by_key(|i| (std::cmp::Reverse(exact[*i] % sum), *i));
+        let left = u128::from(total) - parts.iter().sum::<u128>();
+        order.iter().take(left as usize).for_each(|i| parts[*i] += 1);
+        parts
+    }
+
     proptest! {
+        #[test]
+        fn every_way_of_dividing_follows_the_rule(
+            total in any::<u64>(),
+            weights in prop_oneof![
+                prop::collection::vec(any::<u32>(), 1..20),
+                prop::collection::vec(0u32..2, 1..20),
+                (any::<u32>(), prop::collection::vec(any::<bool>(), 1..20))
+                    .prop_map(|(w, on)| on.into_iter().map(|on| if on { w } else { 0 }).collect()),
+            ],
+        ) {
+            let wide: Vec<u128> = weights.iter().map(|w| u128::from(*w)).collect();
+            prop_assert_eq!(apportion(total.into(), &wide), by_the_rule(total, &weights));
+        }
+
         #[test]
         fn nothing_is_lost(
             total in 0..u128::MAX >> 20,

@@ -32,6 +32,10 @@ pub struct Report {
     pub waterfall: Vec<WaterfallStep>,
     /// Where the time of a token goes, against the time demand leaves for it.
     pub yamazumi: Yamazumi,
+    /// Device time by waste, cause, kernel and request.
+    pub icicle: Icicle,
+    /// When device time went to which cause.
+    pub course: Course,
     /// What the requests experienced.
     pub latencies: Vec<LatencyRow>,
     /// Time of an average request by class, in order of the stream.
@@ -200,6 +204,79 @@ pub struct YamazumiBar {
     pub nanos: [f64; 3],
     /// Their sum, as text.
     pub text: String,
+}
+
+/// A ledger split finer row by row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Icicle {
+    /// What each row is split by.
+    pub rows: Vec<String>,
+    /// Parts, each before the parts that it consists of.
+    pub nodes: Vec<IcicleNode>,
+}
+
+/// A part of a ledger.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct IcicleNode {
+    /// What it is.
+    pub label: String,
+    /// The row it lies in, from 0.
+    pub depth: u8,
+    /// Where it begins, as a share of the ledger.
+    pub from: f64,
+    /// Where it ends.
+    pub to: f64,
+    /// The level of most of it.
+    pub level: LevelWord,
+    /// The amount, as text.
+    pub text: String,
+    /// The share of the ledger, as text.
+    pub percent: String,
+}
+
+/// Device time by cause over time, in shades.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Course {
+    /// Slices of the window.
+    pub slices: usize,
+    /// How long one is, as text.
+    pub slice: String,
+    /// What each shade stands for, lightest first.
+    pub shades: Vec<String>,
+    /// Places along the window, 0 to 1, and their moments.
+    pub ticks: Vec<(f64, String)>,
+    /// Causes by amount, largest first.
+    pub rows: Vec<CourseRow>,
+    /// What is not in the rows; empty where nothing is.
+    pub left_out: String,
+}
+
+/// One cause over time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CourseRow {
+    /// Its code.
+    pub code: String,
+    /// Its level.
+    pub level: LevelWord,
+    /// Its amount, as text.
+    pub text: String,
+    /// Its share of all device time, as text.
+    pub percent: String,
+    /// Its largest share of a slice and when that was.
+    pub peak: String,
+    /// Where it has a share at all.
+    pub stretches: Vec<Stretch>,
+}
+
+/// Slices of one shade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Stretch {
+    /// Where it begins, as a share of the window.
+    pub from: f64,
+    /// Where it ends.
+    pub to: f64,
+    /// The number of its shade, from 1.
+    pub shade: u8,
 }
 
 /// Percentiles of a latency.

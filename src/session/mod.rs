@@ -8,6 +8,7 @@
 //! The window of a run begins when its clock reads zero, which is before anything is loaded.
 
 mod demand;
+mod metering;
 mod observe;
 mod options;
 mod play;
@@ -16,6 +17,7 @@ mod run;
 mod warm_up;
 
 pub use demand::Words;
+pub use metering::Metering;
 pub use options::{FreeTokens, Generation, Limit, Preparation, SessionOptions};
 pub use progress::{Progress, Stage};
 pub use run::{DeviceSource, Outcome, Prepared, SessionError, World, prepare, run};

@@ -1,5 +1,6 @@
 //! Why a run folder could not be written or read.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Why a run folder could not be written or read.
@@ -78,8 +79,14 @@ impl TraceError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Self::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 Some("the disk is full; what was recorded until then stays readable")
+            }
+            Self::Io { source, .. } if source.kind() == ErrorKind::QuotaExceeded => {
+                Some("the quota is used up; what was recorded until then stays readable")
+            }
+            Self::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
+                Some("no larger file is allowed; what was recorded until then stays readable")
             }
             Self::Occupied { .. } => Some("name another folder with --output-dir"),
             Self::NotARun { .. } => Some("`gemba run` writes such a folder"),

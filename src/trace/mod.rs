@@ -31,4 +31,4 @@ pub use run::{Launches, Run, launch_order, read_header, resolve};
 #[cfg(feature = "analysis")]
 pub use tables::{LedgerRow, TableWriter, write_ledger};
 pub use tail::LogTail;
-pub use writer::{HeaderFile, RunWriter, write_beside};
+pub use writer::{Beside, HeaderFile, RunWriter, write_beside};

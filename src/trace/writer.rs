@@ -96,6 +96,12 @@ impl RunWriter {
         HeaderFile { folder: self.folder.clone() }
     }
 
+    /// A recorder for another thread: facts that are no part of a step.
+    #[must_use]
+    pub fn beside(&self) -> Beside {
+        Beside { shared: Arc::clone(&self.shared) }
+    }
+
     /// Writes what is left and the final `run.json`.
     ///
     /// # Errors
@@ -139,13 +145,31 @@ impl HeaderFile {
     }
 }
 
-impl Recorder for RunWriter {
+/// Records into a run from beside its engine. What it takes after the run is closed is lost.
+#[derive(Clone)]
+pub struct Beside {
+    shared: Arc<Shared>,
+}
+
+impl Recorder for Beside {
     fn record(&mut self, fact: Fact) {
-        let mut queue = lock(&self.shared);
+        self.shared.take(fact);
+    }
+}
+
+impl Shared {
+    fn take(&self, fact: Fact) {
+        let mut queue = lock(self);
         queue.facts.push(fact);
         if queue.facts.len() == WAKE_AT_FACTS {
-            self.shared.wake.notify_one();
+            self.wake.notify_one();
         }
+    }
+}
+
+impl Recorder for RunWriter {
+    fn record(&mut self, fact: Fact) {
+        self.shared.take(fact);
     }
 
     fn settle(&mut self) {
@@ -217,7 +241,8 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<(
 
 /// How many of the facts come before a step that may have more rows and launches to come.
 fn whole(facts: &[Fact]) -> usize {
-    let told = |fact: &&Fact| matches!(fact, Fact::Row(_) | Fact::Launch(_));
+    // Meters are read beside it, at any time.
+    let told = |fact: &&Fact| matches!(fact, Fact::Row(_) | Fact::Launch(_) | Fact::Power(_));
     let before = facts.len() - facts.iter().rev().take_while(told).count();
     match before.checked_sub(1).map(|last| &facts[last]) {
         Some(Fact::Step(_)) => before - 1,
@@ -255,7 +280,9 @@ pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
 mod tests {
     use super::super::LogReader;
     use super::*;
-    use crate::event::{DeviceState, Fate, Phase, Row, StateChange, Step, StepId};
+    use crate::event::{
+        DeviceState, Fate, Phase, Power, Provenance, Row, StateChange, Step, StepId, Throttle,
+    };
     use crate::unit::Nanos;
 
     fn state(at: u64) -> Fact {
@@ -328,6 +355,17 @@ mod tests {
                 fate: Fate::Padding,
             })
         };
+        let power = || {
+            Fact::Power(Power {
+                device: 0,
+                at: Nanos(5),
+                energy_uj: 1,
+                power_mw: 0,
+                clock_mhz: 0,
+                throttle: Throttle::None,
+                basis: Provenance::Measured,
+            })
+        };
         let cases = [
             (vec![], 0),
             (vec![state(1)], 1),
@@ -336,6 +374,9 @@ mod tests {
             (vec![step(), row(), state(2)], 3),
             (vec![step(), row(), step()], 2),
             (vec![row(), row()], 2),
+            (vec![step(), row(), power(), row(), power()], 0),
+            (vec![state(1), power()], 2),
+            (vec![power()], 1),
         ];
         for (facts, expected) in cases {
             assert_eq!(whole(&facts), expected, "{facts:?}");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::catalogue::{Cause, Level, Muda};
+use super::course::Course;
 use super::journal::Journal;
 use super::kernel::{Bench, BrokenCeilings, Costing};
 use super::muda_map::MudaMap;
@@ -50,6 +51,7 @@ pub struct Books {
     broken: BrokenCeilings,
     kernels: Vec<KernelTotals>,
     names: Vec<String>,
+    course: Course,
 }
 
 impl Books {
@@ -68,12 +70,14 @@ impl Books {
         rows::book(run, by_step, &mut books);
         memory::book(run, &mut books);
         request_time::book(run, &mut books);
-        headroom::reclassify(run, &mut books);
+        let headroom = headroom::reclassify(run, &mut books);
         derived::money(run, &mut books);
         derived::energy(run, walked.busy, &mut books);
-        let Walked { broken, kernels, .. } = walked;
+        let Walked { broken, kernels, mut course, .. } = walked;
+        let place = |cause: Cause| (cause, cause.entry().level);
+        course.reclassify(place(Cause::NoDemand), place(Cause::SloHeadroom), headroom);
         let (map, names) = (options.muda_map.clone(), run.kernels.clone());
-        Ok(Self { books, map, by_step, broken, kernels, names })
+        Ok(Self { books, map, by_step, broken, kernels, names, course })
     }
 
     /// The commodities that have a book, in the order of reports.
@@ -143,6 +147,12 @@ impl Books {
         &self.kernels
     }
 
+    /// When device time went to which cause.
+    #[must_use]
+    pub const fn course(&self) -> &Course {
+        &self.course
+    }
+
     /// Floors that were longer than what they bound.
     #[must_use]
     pub const fn broken_ceilings(&self) -> BrokenCeilings {
@@ -156,6 +166,7 @@ struct Walked {
     busy: u128,
     broken: BrokenCeilings,
     kernels: Vec<KernelTotals>,
+    course: Course,
 }
 
 /// Books device time and bytes.
@@ -194,7 +205,7 @@ fn device_time(
     let mut walked = Walked::default();
     for (_, walker) in walkers {
         let (journal, bench, busy) = walker.finish();
-        journal.finish(books);
+        walked.course.add(journal.finish(books));
         walked.broken.launches += bench.broken.launches;
         walked.broken.nanos += bench.broken.nanos;
         walked.busy += busy;
@@ -221,7 +232,7 @@ fn timeline<'a>(
     let steps = range(&run.steps, |step| step.device, device.id);
     let states = range(&run.states, |change| change.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
-    let journal = Journal::new(device.id, by_step);
+    let journal = Journal::new(device.id, by_step, run.header.window);
     let plan = Recorded::new(steps, &run.rows, states);
     Timeline::new(run.header.window, plan, observer, journal, bench)
 }

@@ -17,12 +17,13 @@ use crate::trace::{Run, Slo};
 /// The promise counts as kept when this share of requests keeps it, or as many as in the run.
 const KEPT: f64 = 0.99;
 
-/// Moves the part of `no_demand` that the promise needs to `slo_headroom`.
-pub(super) fn reclassify(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
+/// Moves the part of `no_demand` that the promise needs to `slo_headroom`; gives how much that
+/// is, in device nanoseconds.
+pub(super) fn reclassify(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) -> u128 {
     if !run.header.slo.is_some() {
-        return;
+        return 0;
     }
-    let Some(book) = books.get_mut(&Commodity::DeviceTime) else { return };
+    let Some(book) = books.get_mut(&Commodity::DeviceTime) else { return 0 };
     let needed = needed_idle(run, book);
     let idle: Vec<(Key, u128)> = book
         .accounts()
@@ -33,13 +34,16 @@ pub(super) fn reclassify(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
     let mut splitter = Splitter::default();
     splitter.weigh(idle.iter().map(|(_, amount)| *amount));
     let headroom = Account::of(Cause::SloHeadroom, Basis::Modelled);
+    let mut sum = 0;
     splitter.split(needed.min(available), |i, part| {
         let (from, held) = idle[i];
+        sum += part.min(held);
         let to = Key { account: headroom, ..from };
         // A part of a sum is never larger than its own summand here, up to rounding.
         let moved = book.reclassify(&from, to, part.min(held));
         debug_assert!(moved.is_ok());
     });
+    sum
 }
 
 /// One request as the single server sees it, in nanoseconds.

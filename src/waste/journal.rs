@@ -6,9 +6,13 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
+use super::course::{Course, Slicer};
 use super::posting::{Account, Commodity, Key};
 use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
+use crate::trace::Window;
 
 /// A payer's place in the table.
 pub(super) type Slot = usize;
@@ -50,6 +54,14 @@ pub(super) trait Sink {
     /// The visit ends: time without operations, host time, and of it recording.
     fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {}
 
+    /// What is posted from now on happened at this time.
+    fn turn(&mut self, _at: u64) {}
+
+    /// Idle time that begins at `at` is posted in pieces that end here at the latest.
+    fn cut(&self, _at: u64) -> u64 {
+        u64::MAX
+    }
+
     /// Debits `amount` to an account that nobody pays for, in no step.
     fn post_to_nobody(&mut self, commodity: Commodity, account: Account, amount: u128) {
         let slot = self.slot(None);
@@ -64,26 +76,28 @@ pub(super) struct Journal {
     device: u16,
     by_step: bool,
     accounts: Vec<(Commodity, Account)>,
-    numbers: HashMap<(Commodity, Account), usize>,
+    numbers: HashMap<u64, usize, RandomState>,
     payers: Vec<Option<u64>>,
-    slots: HashMap<Option<u64>, Slot>,
+    slots: HashMap<Option<u64>, Slot, RandomState>,
     amounts: Vec<Vec<u128>>,
     touched: Vec<(Slot, usize)>,
     books: HashMap<Commodity, Book<Key>>,
+    slicer: Slicer,
 }
 
 impl Journal {
-    pub(super) fn new(device: u16, by_step: bool) -> Self {
+    pub(super) fn new(device: u16, by_step: bool, window: Window) -> Self {
         Self {
             device,
             by_step,
             accounts: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             payers: Vec::new(),
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             amounts: Vec::new(),
             touched: Vec::new(),
             books: HashMap::new(),
+            slicer: Slicer::new(window),
         }
     }
 
@@ -94,27 +108,54 @@ impl Journal {
         self.books.entry(commodity).or_default().post(key, amount);
     }
 
-    /// Empties everything into `books`.
-    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) {
+    /// Empties everything into `books`; gives the course of device time.
+    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) -> Course {
         self.end_step(None);
         let mut postings: HashMap<Commodity, Vec<(Key, u128)>> = HashMap::new();
         for (commodity, book) in &self.books {
             let booked = book.accounts().map(|(key, amount)| (*key, amount));
             postings.entry(*commodity).or_default().extend(booked);
         }
-        for (request, amounts) in self.payers.iter().zip(&self.amounts) {
-            for (&amount, &(commodity, account)) in amounts.iter().zip(&self.accounts) {
+        // In the order of the books, which is cheaper than to sort them there.
+        let mut payers: Vec<(Option<u64>, Slot)> =
+            self.payers.iter().enumerate().map(|(slot, request)| (*request, slot)).collect();
+        payers.sort_unstable();
+        let mut accounts: Vec<(Commodity, Account, usize)> = self
+            .accounts
+            .iter()
+            .enumerate()
+            .map(|(number, (commodity, account))| (*commodity, *account, number))
+            .collect();
+        accounts.sort_unstable();
+        for (commodity, account, number) in accounts {
+            let to = postings.entry(commodity).or_default();
+            for &(request, slot) in &payers {
+                let amount = self.amounts[slot].get(number).copied().unwrap_or(0);
                 if amount > 0 {
                     let device = Some(self.device);
-                    let key = Key { account, device, step: None, request: *request };
-                    postings.entry(commodity).or_default().push((key, amount));
+                    to.push((Key { account, device, step: None, request }, amount));
                 }
             }
         }
         for (commodity, postings) in postings {
             books.entry(commodity).or_default().post_all(postings);
         }
+        self.slicer.finish(&self.accounts)
     }
+}
+
+/// An account in one word, which is looked up far more often than a step has launches.
+fn packed(commodity: Commodity, account: &Account) -> u64 {
+    let Account { cause, level, sub_reason, basis, kernel } = *account;
+    let fields = [
+        (commodity as u64, 8),
+        (cause as u64, 8),
+        (level as u64, 8),
+        (sub_reason.map_or(0, |reason| reason as u64 + 1), 8),
+        (basis as u64, 8),
+        (kernel.map_or(0, |kernel| u64::from(kernel.0) + 1), 17),
+    ];
+    fields.into_iter().fold(0, |word, (field, bits)| word << bits | field)
 }
 
 impl Sink for Journal {
@@ -127,7 +168,7 @@ impl Sink for Journal {
     }
 
     fn number(&mut self, commodity: Commodity, account: Account) -> usize {
-        *self.numbers.entry((commodity, account)).or_insert_with(|| {
+        *self.numbers.entry(packed(commodity, &account)).or_insert_with(|| {
             self.accounts.push((commodity, account));
             self.accounts.len() - 1
         })
@@ -145,6 +186,15 @@ impl Sink for Journal {
             self.touched.push((slot, number));
         }
         amounts[number] += amount;
+        self.slicer.post(number, amount);
+    }
+
+    fn turn(&mut self, at: u64) {
+        self.slicer.turn(at);
+    }
+
+    fn cut(&self, at: u64) -> u64 {
+        self.slicer.end(at)
     }
 
     /// Where books are kept by step, what was posted goes to the step's accounts.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::projection::KernelTotals;
-use crate::cost::Roofs;
+use crate::cost::{Floor, Roofs};
 use crate::event::{Calibration, Driver, Launch};
 use crate::trace::DeviceHeader;
 use crate::unit::{Bytes, Ops};
@@ -72,7 +72,7 @@ impl Curve {
 
 /// `value × part ÷ whole`, rounded down.
 pub(super) fn scale(value: u64, part: u64, whole: u64) -> u64 {
-    if whole == 0 || part == whole {
+    if value == 0 || whole == 0 || part == whole {
         return value;
     }
     match value.checked_mul(part) {
@@ -146,6 +146,17 @@ pub(super) struct Bench {
     pub(super) broken: BrokenCeilings,
     /// By kernel number.
     pub(super) totals: Vec<KernelTotals>,
+    /// By kernel number, the last question to the model and its answer: the layers of a step all
+    /// ask the same.
+    pub(super) asked: Vec<Option<Asked>>,
+}
+
+/// What the calibrated model was asked, and what it said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    driver: Driver,
+    work: (u64, u64),
+    times: Option<(u64, u64)>,
 }
 
 impl Bench {
@@ -165,24 +176,32 @@ impl Bench {
             costing,
             broken: BrokenCeilings::default(),
             totals: kernels.iter().map(totals).collect(),
+            asked: vec![None; kernels.len()],
         }
     }
 
     /// Kernels have other names or more of them from now on; what they did stays.
     pub(super) fn rename(&mut self, calibration: &[Calibration], kernels: &[String]) {
         self.model = KernelModel::new(calibration, kernels);
+        self.asked = vec![None; kernels.len()];
         self.totals.resize_with(kernels.len(), KernelTotals::default);
         for (totals, name) in self.totals.iter_mut().zip(kernels) {
             totals.name.clone_from(name);
         }
     }
 
-    /// Adds a launch that owned `time` to its kernel's totals.
-    pub(super) fn count(&mut self, launch: &Launch, time: u64) {
-        let Some(totals) = self.totals.get_mut(usize::from(launch.kernel.0)) else { return };
+    /// The floor of all of a launch's work.
+    pub(super) fn floor(&self, launch: &Launch) -> Floor {
         let Launch { weight_bytes, kv_bytes, activation_bytes, excess_bytes, ops, .. } = *launch;
         let bytes = [weight_bytes, kv_bytes, activation_bytes, excess_bytes];
-        let floor = self.roofs.floor(bytes, ops, launch.dtype);
+        self.roofs.floor(bytes, ops, launch.dtype)
+    }
+
+    /// Adds a launch that owned `time` to its kernel's totals; gives its floor.
+    pub(super) fn count(&mut self, launch: &Launch, time: u64) -> Floor {
+        let Launch { weight_bytes, kv_bytes, activation_bytes, excess_bytes, ops, .. } = *launch;
+        let floor = self.floor(launch);
+        let Some(totals) = self.totals.get_mut(usize::from(launch.kernel.0)) else { return floor };
         totals.launches += 1;
         totals.nanos += u128::from(time);
         totals.floor_nanos += u128::from(floor.least().0);
@@ -193,29 +212,21 @@ impl Bench {
         totals.excess_bytes += u128::from(excess_bytes.0);
         totals.ops += u128::from(ops.0);
         totals.dtype = Some(launch.dtype);
+        floor
     }
 
-    /// Splits `time` of `launch` (its own, or the share it owns of an overlap) into parts.
+    /// Splits `time` of `launch` (its own, or the share it owns of an overlap) into parts;
+    /// `floor` is that of all its work.
     pub(super) fn split_time(
         &mut self,
-        launch: &Launch,
+        (launch, floor): (&Launch, Floor),
         time: u64,
         work: Work,
         mut each: impl FnMut(Part, u64),
     ) {
         let (thrown, calibrated) = self.thrown(launch, time, work);
         each(if calibrated { Part::Thrown } else { Part::ThrownByRows }, thrown);
-        let useful = |amount: u64| scale(amount, work.useful, work.all);
-        let floor = self.roofs.floor(
-            [
-                if work.useful > 0 { launch.weight_bytes } else { Bytes::ZERO },
-                Bytes(useful(launch.kv_bytes.0)),
-                Bytes(useful(launch.activation_bytes.0)),
-                Bytes(useful(launch.excess_bytes.0)),
-            ],
-            Ops(useful(launch.ops.0)),
-            launch.dtype,
-        );
+        let floor = if work.useful < work.all { self.useful(launch, work) } else { floor };
         let mut left = time - thrown;
         let mut take = |wanted: u64| {
             let taken = wanted.min(left);
@@ -266,12 +277,24 @@ impl Bench {
         each(Part::ExcessBytes, launch.excess_bytes.0);
     }
 
+    /// The floor of the useful part of a launch's work.
+    fn useful(&self, launch: &Launch, work: Work) -> Floor {
+        let useful = |amount: u64| scale(amount, work.useful, work.all);
+        let bytes = [
+            if work.useful > 0 { launch.weight_bytes } else { Bytes::ZERO },
+            Bytes(useful(launch.kv_bytes.0)),
+            Bytes(useful(launch.activation_bytes.0)),
+            Bytes(useful(launch.excess_bytes.0)),
+        ];
+        self.roofs.floor(bytes, Ops(useful(launch.ops.0)), launch.dtype)
+    }
+
     fn at_reference(&self, amount: u64, rows: u64) -> u64 {
         scale(amount, rows.min(self.reference_batch), self.reference_batch)
     }
 
     /// The time of thrown-away rows, and whether a calibration says so.
-    fn thrown(&self, launch: &Launch, time: u64, work: Work) -> (u64, bool) {
+    fn thrown(&mut self, launch: &Launch, time: u64, work: Work) -> (u64, bool) {
         if work.useful >= work.all {
             return (0, true);
         }
@@ -279,11 +302,24 @@ impl Bench {
         if self.costing == Costing::Proportional {
             return (by_rows, false);
         }
-        let model = |amount| self.model.time(launch.kernel.0, launch.driver, amount);
-        match (model(work.all), model(work.useful)) {
-            (Some(_), Some(0)) => (time, true),
-            (Some(all), Some(useful)) => (all.saturating_sub(useful).min(time), true),
-            _ => (by_rows, false),
+        match self.modelled(launch, (work.all, work.useful)) {
+            Some((_, 0)) => (time, true),
+            Some((all, useful)) => (all.saturating_sub(useful).min(time), true),
+            None => (by_rows, false),
+        }
+    }
+
+    /// The calibrated times of a kernel at two amounts of its driver.
+    fn modelled(&mut self, launch: &Launch, work: (u64, u64)) -> Option<(u64, u64)> {
+        let asked = self.asked.get_mut(usize::from(launch.kernel.0))?;
+        match asked {
+            Some(last) if last.driver == launch.driver && last.work == work => last.times,
+            _ => {
+                let time = |amount| self.model.time(launch.kernel.0, launch.driver, amount);
+                let times = time(work.0).zip(time(work.1));
+                *asked = Some(Asked { driver: launch.driver, work, times });
+                times
+            }
         }
     }
 }
@@ -329,13 +365,15 @@ mod tests {
             costing: Costing::UsefulFirst,
             broken: BrokenCeilings::default(),
             totals: Vec::new(),
+            asked: vec![None],
         }
     }
 
     fn parts(bench: &mut Bench, launch: &Launch, work: Work) -> Vec<(Part, u64)> {
         let mut parts = Vec::new();
         let time = launch.end.0 - launch.start.0;
-        bench.split_time(launch, time, work, |part, amount| parts.push((part, amount)));
+        let floor = bench.count(launch, time);
+        bench.split_time((launch, floor), time, work, |part, amount| parts.push((part, amount)));
         assert_eq!(parts.iter().map(|part| part.1).sum::<u64>(), time);
         parts.retain(|part| part.1 > 0);
         parts

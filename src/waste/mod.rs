@@ -6,6 +6,7 @@
 
 mod books;
 mod catalogue;
+mod course;
 mod derived;
 mod headline;
 mod headroom;
@@ -24,6 +25,7 @@ mod timeline;
 
 pub use books::{Books, BooksOptions, Grain};
 pub use catalogue::{CAUSES, Cause, Entry, Level, Muda};
+pub use course::{Course, SLICES};
 pub use headline::{Counts, Headline, Ladder};
 pub use kernel::{BrokenCeilings, Costing};
 pub use latency::Latency;

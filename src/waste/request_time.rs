@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::catalogue::Cause;
 use super::posting::{Account, Basis, Commodity, Key, SubReason};
 use super::step::{Standing, standing};
@@ -17,8 +19,9 @@ pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
     let book = books.entry(Commodity::RequestTime).or_default();
     let window = (run.header.window.start_ns.0, run.header.window.end_ns.0);
     book.offer(little(run, window));
-    let steps: HashMap<u64, &Step> = run.steps.iter().map(|step| (step.step.0, step)).collect();
-    let mut lives: HashMap<u64, Vec<&Row>> = HashMap::new();
+    let steps: HashMap<u64, &Step, RandomState> =
+        run.steps.iter().map(|step| (step.step.0, step)).collect();
+    let mut lives: HashMap<u64, Vec<&Row>, RandomState> = HashMap::default();
     for row in &run.rows {
         if let Some(request) = row.request {
             lives.entry(request.0).or_default().push(row);

@@ -4,6 +4,7 @@ use super::catalogue::{Cause, Level};
 use super::journal::{Sink, Slot};
 use super::kernel::{Bench, PARTS, Part, Work};
 use super::posting::{Account, Basis, Commodity, SubReason};
+use crate::cost::Floor;
 use crate::event::{Driver, Fate, KernelId, Launch, Phase, Recompute, Row, Step};
 use crate::ledger::Splitter;
 
@@ -176,9 +177,14 @@ impl StepAccounts {
         self.observer += u128::from(observer);
     }
 
-    /// An operation of the step ran and owned `nanos` of the device. `false` if the step has no
-    /// rows that could pay for it.
-    pub(super) fn add_launch(&mut self, launch: &Launch, nanos: u64, bench: &mut Bench) -> bool {
+    /// An operation of the step, with its floor, ran and owned `nanos` of the device. `false` if
+    /// the step has no rows that could pay for it.
+    pub(super) fn add_launch(
+        &mut self,
+        (launch, floor): (&Launch, Floor),
+        nanos: u64,
+        bench: &mut Bench,
+    ) -> bool {
         let rows = self.amounts[Driver::Rows as usize];
         let mut driver = launch.driver;
         if self.amounts[driver as usize].all == 0 {
@@ -202,7 +208,7 @@ impl StepAccounts {
             }
         };
         let mut add = |part: Part, amount: u64| spent.parts[part as usize] += u128::from(amount);
-        bench.split_time(launch, nanos, work, &mut add);
+        bench.split_time((launch, floor), nanos, work, &mut add);
         bench.split_bytes(launch, work, &mut add);
         true
     }
@@ -296,9 +302,13 @@ impl StepAccounts {
         let basis = account.map_or(Basis::Apportioned, |account| account.basis);
         let useful = |value| account.unwrap_or(Account::of(value, basis)).kernel(spent.kernel);
         // Neighbours nearly always stand alike.
-        let mut last: Option<(Account, usize)> = None;
+        let mut last: Option<(Standing, usize)> = None;
         self.splitters.all.split(total, |i, part| {
-            let account = match payers[i].standing {
+            let standing = payers[i].standing;
+            if let Some((_, number)) = last.filter(|(same, _)| *same == standing) {
+                return journal.post(slots[i], number, part);
+            }
+            let account = match standing {
                 Standing::Useful(value) => useful(value),
                 Standing::Open(value) => {
                     let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
@@ -308,11 +318,8 @@ impl StepAccounts {
                     Account { sub_reason, ..Account::of(cause, basis) }.kernel(spent.kernel)
                 }
             };
-            let number = match last {
-                Some((same, number)) if same == account => number,
-                _ => journal.number(commodity, account),
-            };
-            last = Some((account, number));
+            let number = journal.number(commodity, account);
+            last = Some((standing, number));
             journal.post(slots[i], number, part);
         });
     }

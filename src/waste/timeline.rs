@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::catalogue::{Cause, Level};
 use super::journal::Sink;
 use super::kernel::Bench;
@@ -56,7 +58,7 @@ pub(super) struct Recorded<'a> {
     rows: &'a [Row],
     states: &'a [StateChange],
     stretches: Vec<Stretch>,
-    places: HashMap<StepId, usize>,
+    places: HashMap<StepId, usize, RandomState>,
 }
 
 impl<'a> Recorded<'a> {
@@ -106,6 +108,8 @@ pub(super) struct Timeline<P, S> {
     at_stretch: usize,
     at_state: usize,
     open: Option<usize>,
+    /// When the device turned to the step that is open.
+    turned: u64,
     /// The step of the last launch, and its place.
     found: Option<(StepId, usize)>,
     accounts: StepAccounts,
@@ -135,6 +139,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             at_stretch: 0,
             at_state: 0,
             open: None,
+            turned: window.0,
             found: None,
             accounts: StepAccounts::default(),
             observer_ns_per_launch,
@@ -242,6 +247,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         for pair in cuts.windows(2) {
             let (from, to) = (pair[0], pair[1]);
             if let Some(state) = self.state(from).filter(|state| overrides(*state)) {
+                self.journal.turn(from);
                 self.post_state(state, to - from);
                 continue;
             }
@@ -260,14 +266,14 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
 
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
-        self.bench.count(launch, nanos);
+        let floor = self.bench.count(launch, nanos);
         // Launches of a step come one after another.
         if self.found.is_none_or(|(id, _)| launch.step != Some(id)) {
             self.found = launch.step.and_then(|id| Some((id, self.plan.place(id)?)));
         }
         if let Some((_, at)) = self.found {
             self.switch_to(Some(at));
-            if self.accounts.add_launch(launch, nanos, &mut self.bench) {
+            if self.accounts.add_launch((launch, floor), nanos, &mut self.bench) {
                 self.journal.launched(launch, nanos);
                 return;
             }
@@ -275,6 +281,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         let account = |basis| Account::of(Cause::UnattributedBusy, basis).kernel(launch.kernel);
         let bytes = launch.weight_bytes + launch.kv_bytes;
         let bytes = bytes + launch.activation_bytes + launch.excess_bytes;
+        self.journal.turn(self.cursor);
         let time = (Commodity::DeviceTime, Basis::Measured, nanos);
         for (commodity, basis, amount) in [time, (Commodity::Bytes, Basis::Counted, bytes.0)] {
             self.journal.post_to_nobody(commodity, account(basis), amount.into());
@@ -287,7 +294,9 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             return;
         }
         self.open = step;
+        let turned = std::mem::replace(&mut self.turned, self.cursor);
         if self.accounts.is_open() {
+            self.journal.turn(turned);
             self.observer_due += self.observer_ns_per_launch * self.accounts.launches();
             self.accounts.close(self.bench.launch_floor, &mut self.journal);
         }
@@ -315,6 +324,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
                 to = cuts.into_iter().filter(|cut| *cut > from).fold(to, u64::min);
             }
             let inside = stretch.filter(|stretch| stretch.host_start <= from);
+            to = to.min(self.journal.cut(from));
             self.idle(from, to, state, inside);
             self.cursor = to;
         }
@@ -323,7 +333,10 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     fn idle(&mut self, from: u64, to: u64, state: Option<DeviceState>, inside: Option<Stretch>) {
         let nanos = to - from;
         match (state, inside) {
-            (Some(state), _) if overrides(state) => self.post_state(state, nanos),
+            (Some(state), _) if overrides(state) => {
+                self.journal.turn(from);
+                self.post_state(state, nanos);
+            }
             (_, Some(stretch)) if stretch.start <= from => {
                 self.switch_to(Some(stretch.step));
                 self.accounts.add_gap(nanos);
@@ -335,9 +348,11 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             }
             (Some(state), None) => {
                 self.switch_to(None);
+                self.journal.turn(from);
                 self.post_state(state, nanos);
             }
             (None, None) => {
+                self.journal.turn(from);
                 let account = Account::of(Cause::UnattributedIdle, Basis::Measured);
                 self.journal.post_to_nobody(Commodity::DeviceTime, account, nanos.into());
             }

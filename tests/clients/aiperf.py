@@ -10,7 +10,8 @@ from pathlib import Path
 here = str(Path(__file__).parent)
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(here)]
 url, work = sys.argv[1], Path(sys.argv[2])
-os.environ |= {"HF_HUB_OFFLINE": "1"}
+# Told to stay offline, it takes a tokenizer's folder for the name of a repository.
+os.environ.pop("HF_HUB_OFFLINE", None)
 sys.path.append(here)
 import tokenizer  # noqa: E402
 
@@ -21,9 +22,11 @@ command = [
     "--model", "shape:stories42m", "--url", url, "--endpoint-type", "chat", "--streaming",
     "--tokenizer", str(tokenizer.make(work)), "--concurrency", "4", "--request-count", "24",
     "--isl", "32", "--osl", "16", "--extra-inputs", "ignore_eos:true",
-    "--ui", "none", "--output-artifact-dir", str(results),
+    "--use-server-token-count", "--ui", "none", "--output-artifact-dir", str(results),
 ]
-subprocess.run(command, check=True, cwd=work, stdout=subprocess.DEVNULL)
+done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, text=True, check=False)
+if done.returncode != 0:
+    raise SystemExit(f"aiperf ended with {done.returncode}:\n{done.stdout[-4000:]}")
 found = next(results.rglob("profile_export_aiperf.json"))
 summary = json.loads(found.read_text())
 assert summary["request_count"]["avg"] == 24, summary["request_count"]

@@ -1,8 +1,9 @@
 //! A report that means harm.
 
 use gemba::report::{
-    CauseRow, GlossaryEntry, KernelRow, LatencyRow, Ledger, MemoryChart, Part, Report, RequestRow,
-    Roofline, Seal, SealRow, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
+    MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream,
+    WaterfallStep, Yamazumi, YamazumiBar,
 };
 
 /// What somebody who means harm would call a model.
@@ -64,6 +65,33 @@ pub fn report() -> Report {
             takt: Some(1e6),
             takt_text: evil(),
             top: 3e6,
+        },
+        icicle: Icicle {
+            rows: vec![evil(); 2],
+            nodes: vec![IcicleNode {
+                label: evil(),
+                depth: 1,
+                from: 0.0,
+                to: 1.0,
+                level: TEXT,
+                text: evil(),
+                percent: evil(),
+            }],
+        },
+        course: Course {
+            slices: 1,
+            slice: evil(),
+            shades: vec![evil()],
+            ticks: vec![(0.0, evil()), (1.0, evil())],
+            rows: vec![CourseRow {
+                code: evil(),
+                level: TEXT,
+                text: evil(),
+                percent: evil(),
+                peak: evil(),
+                stretches: vec![Stretch { from: 0.0, to: 1.0, shade: 9 }],
+            }],
+            left_out: evil(),
         },
         latencies: vec![LatencyRow {
             name: TEXT,

@@ -5,8 +5,9 @@
 pub mod hostile;
 
 use gemba::report::{
-    CauseRow, GlossaryEntry, KernelRow, LatencyRow, Ledger, LevelWord, MemoryChart, Part, Report,
-    RequestRow, Roofline, Seal, SealRow, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
+    LevelWord, MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile,
+    ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
 };
 use gemba::unit::{Scale, grouped};
 use gemba::waste::{CAUSES, Cause};
@@ -455,6 +456,8 @@ pub fn realistic() -> Report {
         ledgers,
         waterfall: waterfall(),
         yamazumi: yamazumi(),
+        icicle: icicle(),
+        course: course(),
         latencies: vec![
             row("TTFT", "arrival to first token", [640.0, 2900.0, 4810.0, 1120.0, 5030.0], 241),
             row(
@@ -530,4 +533,61 @@ fn glossary() -> Vec<GlossaryEntry> {
             verified_only: entry.verified_only,
         })
         .collect()
+}
+
+fn icicle() -> Icicle {
+    let node = |depth, label: &str, from: f64, to: f64, level| IcicleNode {
+        label: label.to_owned(),
+        depth,
+        from,
+        to,
+        level,
+        text: nanos((to - from) * 50.9e9),
+        percent: percent(to - from),
+    };
+    let rows = ["ledger", "muda", "cause", "kernel", "request"].map(str::to_owned);
+    Icicle {
+        rows: rows.into(),
+        nodes: vec![
+            node(0, "Device time", 0.0, 1.0, "waste"),
+            node(1, "waiting", 0.0, 0.38, "waste"),
+            node(2, "no_demand", 0.0, 0.3, "waste"),
+            node(2, "batch_fill", 0.3, 0.38, "waste"),
+            node(1, "overproduction", 0.38, 0.62, "waste"),
+            node(2, "padding", 0.38, 0.62, "waste"),
+            node(3, "gate_up", 0.38, 0.52, "waste"),
+            node(4, "request 17", 0.38, 0.39, "waste"),
+            node(4, "242 more", 0.39, 0.52, "waste"),
+            node(3, "down", 0.52, 0.62, "waste"),
+            node(1, "transportation", 0.62, 0.9, "necessary"),
+            node(2, "weight_streaming", 0.62, 0.88, "necessary"),
+            node(1, "value", 0.9, 1.0, "value"),
+        ],
+    }
+}
+
+fn course() -> Course {
+    let row = |code: &str, level, share: f64, stretches: &[(f64, f64, u8)]| CourseRow {
+        code: code.to_owned(),
+        level,
+        text: nanos(share * 50.9e9),
+        percent: percent(share),
+        peak: "61.2 % at 12.7 s".to_owned(),
+        stretches: stretches.iter().map(|&(from, to, shade)| Stretch { from, to, shade }).collect(),
+    };
+    let ticks = [(0.0, "0 s"), (0.25, "13 s"), (0.5, "25 s"), (0.75, "38 s"), (1.0, "51 s")];
+    let shades = ["up to 1 %", "up to 5 %", "up to 20 %", "up to 50 %", "more than 50 %"];
+    Course {
+        slices: 60,
+        slice: "848 ms".to_owned(),
+        shades: shades.map(str::to_owned).into(),
+        ticks: ticks.map(|(at, text)| (at, text.to_owned())).into(),
+        rows: vec![
+            row("no_demand", "waste", 0.3, &[(0.1, 0.2, 5), (0.2, 0.3, 3), (0.8, 1.0, 5)]),
+            row("weight_streaming", "necessary", 0.26, &[(0.0, 0.1, 4), (0.2, 0.8, 4)]),
+            row("padding", "waste", 0.24, &[(0.0, 0.1, 3), (0.25, 0.6, 4), (0.6, 0.8, 2)]),
+            row("value.decode", "value", 0.1, &[(0.0, 0.1, 2), (0.2, 0.8, 3)]),
+        ],
+        left_out: "5 smaller ones are left out, 0.2 % in all".to_owned(),
+    }
 }

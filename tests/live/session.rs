@@ -5,36 +5,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
+use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{Backend, DeviceError};
 use gemba::cost::Storage;
 use gemba::engine::limits;
 use gemba::event::{Ceilings, Dtype, Fact};
-use gemba::model::{Family, Precision, Rope, Shape};
+use gemba::model::Precision;
 use gemba::session::{self, DeviceSource, SessionOptions, World};
 use gemba::trace::{DeviceHeader, Header};
 use gemba::unit::{Bytes, Nanos};
 use gemba::workload::{self, Format, RequestSpec, Workload};
-
-fn shape() -> Shape {
-    Shape {
-        family: Family::Llama,
-        layers: 2,
-        hidden: 64,
-        ffn: 128,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 32,
-        vocab: 200,
-        context: 4096,
-        rope: Rope { theta: 1e4, scaling: None },
-        norm_eps: 1e-5,
-        qkv_bias: false,
-        qk_norm: false,
-        tied_embeddings: true,
-        sliding_window: None,
-    }
-}
 
 fn ceilings() -> Ceilings {
     Ceilings {
@@ -84,7 +64,7 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
     let load = move || -> Result<Box<dyn Backend>, DeviceError> {
         device_clock.advance(Nanos(5_000_000));
         let clock = device_clock.clone();
-        Ok(Box::new(ModelledDevice::new(shape(), storage, limits(&engine), timing, clock)))
+        Ok(Box::new(ModelledDevice::new(small_shape(), storage, limits(&engine), timing, clock)))
     };
     let mut facts = Vec::new();
     let stop = AtomicBool::new(false);

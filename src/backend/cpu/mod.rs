@@ -14,6 +14,7 @@ mod norm;
 mod operations;
 mod parallel;
 pub mod pool;
+mod rapl;
 mod room;
 mod rope;
 mod sample;
@@ -23,3 +24,4 @@ mod weights;
 
 pub use ceilings::ReadProbe;
 pub use device::{Cpu, Options};
+pub use rapl::{POWERCAP, Rapl};

@@ -5,7 +5,8 @@ use super::PlantError;
 use super::edit::first_gap;
 use super::scenario::Kind::{Engine, Facts};
 use super::scenario::{Planting, Scenario};
-use super::stage::{Played, Stage, options, order, own, shape};
+use super::stage::{Played, Stage, options, order, own};
+use crate::backend::modelled::small_shape;
 use crate::event::{Fact, Memory, MemoryChange, MemoryClass};
 use crate::schedule::{Allocation, Pause};
 use crate::unit::{Bytes, Nanos};
@@ -76,7 +77,7 @@ const END: Nanos = Nanos(1_000_000_000);
 
 /// Bytes of a block: keys and values of four bytes an element.
 fn block_bytes() -> u128 {
-    let shape = shape();
+    let shape = small_shape();
     let token = 2 * 4 * u64::from(shape.kv_heads * shape.head_dim) * u64::from(shape.layers);
     u128::from(token) * u128::from(options().memory.block_tokens)
 }

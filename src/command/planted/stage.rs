@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicBool;
 
 use super::PlantError;
-use crate::backend::modelled::{ManualClock, ModelledDevice, Timing};
+use crate::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use crate::backend::{Backend, Description, DeviceError};
 use crate::cost::Storage;
 use crate::engine::{Answer, Engine, Order, States, Turn, Verdict, limits};
 use crate::event::{
     Arrival, Ceilings, Clock, Dtype, Fact, Finish, Launch, Outcome, Recorder, RequestId, Step,
 };
-use crate::model::{Family, Precision, Rope, Shape};
+use crate::model::Precision;
 use crate::schedule::{Options, Outlook};
 use crate::session::{self, DeviceSource, Preparation, SessionOptions, World};
 use crate::trace::{DeviceHeader, Header, Run, Slo, Status, Window};
@@ -24,27 +24,6 @@ use crate::workload::{Class, Format, RequestSpec, Workload};
 const SPARE: Bytes = Bytes(1 << 20);
 /// What a launch costs the host at least.
 pub(super) const LAUNCH_FLOOR: Nanos = Nanos(1_000);
-
-/// The model.
-pub(super) fn shape() -> Shape {
-    Shape {
-        family: Family::Llama,
-        layers: 2,
-        hidden: 64,
-        ffn: 128,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 32,
-        vocab: 200,
-        context: 4096,
-        rope: Rope { theta: 1e4, scaling: None },
-        norm_eps: 1e-5,
-        qkv_bias: false,
-        qk_norm: false,
-        tied_embeddings: true,
-        sliding_window: None,
-    }
-}
 
 fn storage(options: &Options, quantized_rows: bool) -> Storage {
     Storage {
@@ -163,7 +142,7 @@ impl Stage {
         let clock = ManualClock::start();
         let storage = storage(&self.options, self.quantized_rows);
         let (limits, timing) = (limits(&self.options), self.timing.clone());
-        let device = ModelledDevice::new(shape(), storage, limits, timing, clock.clone());
+        let device = ModelledDevice::new(small_shape(), storage, limits, timing, clock.clone());
         let mut engine = Engine::new(Box::new(device), self.options, 0, &clock)?;
         let mut facts: Vec<Fact> = Vec::new();
         engine.begin(States::new(0), &mut facts);
@@ -300,7 +279,7 @@ impl Sitting {
                 device_clock.advance(load);
                 let (storage, limits) = (storage(&engine, false), limits(&engine));
                 let clock = device_clock.clone();
-                Ok(Box::new(ModelledDevice::new(shape(), storage, limits, timing(), clock)))
+                Ok(Box::new(ModelledDevice::new(small_shape(), storage, limits, timing(), clock)))
             }),
             calibrate: Some(Box::new(move |_| {
                 measuring.advance(calibrate);

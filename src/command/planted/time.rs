@@ -4,7 +4,8 @@ use super::PlantError;
 use super::edit::{fatten, first_gap, insert_time};
 use super::scenario::Kind::{Engine, Facts};
 use super::scenario::{Planting, Scenario};
-use super::stage::{LAUNCH_FLOOR, Played, Sitting, Stage, demand, order, own, shape};
+use super::stage::{LAUNCH_FLOOR, Played, Sitting, Stage, demand, order, own};
+use crate::backend::modelled::small_shape;
 use crate::cost::Kernel;
 use crate::event::{DeviceState, Fact, Launch, StateChange};
 use crate::model::Precision;
@@ -387,7 +388,7 @@ fn excess_time() -> Result<Planting, PlantError> {
 /// layer for down.
 fn excess_bytes() -> Result<Planting, PlantError> {
     let (base, planted) = excess()?;
-    let shape = shape();
+    let shape = small_shape();
     let again = |elements: u32| 2 * Precision::Q8_0.bytes(elements.into());
     let layer = 2 * again(shape.hidden) + again(shape.heads * shape.head_dim) + again(shape.ffn);
     let rows: u64 = base.steps().map(|step| u64::from(step.rows())).sum();

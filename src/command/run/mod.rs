@@ -4,8 +4,8 @@
 mod args;
 pub(super) mod folder;
 mod progress;
+mod recording;
 
-use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,25 +17,19 @@ use super::account::{Account, account, write_derived};
 use super::report::write_page;
 use super::watch::{Beside, is_terminal};
 use super::{Done, Failure, print, print_json};
-use crate::backend::cpu::{Cpu, Options as CpuOptions};
-use crate::backend::{Backend, Description, cache_folder};
+use crate::backend::cpu::Options as CpuOptions;
 use crate::cli::{Paint, render_books};
-use crate::engine::calibrate::kept_calibration;
 use crate::engine::limits;
-use crate::event::{Calibration, Ceilings, WallClock};
+use crate::event::Recorder;
 use crate::model::{self, Model, Precision};
 use crate::report::SummaryJson;
-use crate::session::{
-    self, DeviceSource, Limit, Outcome, Preparation, SessionOptions, Words, World,
-};
-use crate::trace::{
-    DeviceHeader, Header, ModelHeader, RunWriter, Slo, Status, TraceError, WorkloadHeader,
-};
-use crate::unit::Nanos;
+use crate::session::{self, Limit, Outcome, Preparation, SessionOptions, Words, World};
+use crate::trace::{Header, ModelHeader, RunWriter, Slo, TraceError, WorkloadHeader};
 use crate::waste::BooksOptions;
 use crate::workload::Workload;
 
 pub use args::{EngineArgs, OutputArgs, RunArgs, TermArgs, Ui};
+pub(super) use recording::{Recording, Scratch};
 
 /// What a run is going to be.
 struct Plan {
@@ -205,98 +199,39 @@ fn record(
     mut writer: RunWriter,
     (stop, beside): (&AtomicBool, Option<&Beside>),
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
-    let clock = Arc::new(WallClock::start());
-    let machine = folder::machine(plan.cpu.threads);
-    let cache = cache_folder();
-    let header_file = writer.header_file();
-    let begun = RefCell::new(header);
-    let source = DeviceSource {
-        load: Box::new(|| {
-            let backend = Cpu::load(&plan.model, plan.cpu, clock.clone())?;
-            Ok(Box::new(backend) as Box<dyn Backend>)
-        }),
-        calibrate: Some(Box::new(|backend| {
-            let ceilings = backend.ceilings(cache.as_deref())?;
-            let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
-            let mut header = begun.borrow_mut();
-            header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
-            // A disk that cannot take this cannot take the facts either, and the writer says so.
-            let _ = header_file.replace(&header);
-            Ok(calibration)
-        })),
-    };
+    let recording = Recording::begin(&plan.folder, header, &writer);
+    let clock = recording.clock();
     let words = Words {
         encode: &|text| plan.model.tokenizer()?.encode(text),
         decode: &|tokens| plan.model.tokenizer()?.decode(tokens),
     };
-    // The paired runs record into a folder of their own, so that they pay for the disk too.
-    let scratch_folder = plan.folder.join("observer");
-    let mut scratch = match plan.options.preparation.observer_pairs {
-        0 => None,
-        _ => Some(RunWriter::create(&scratch_folder, &begun.borrow(), Arc::default())?),
-    };
+    let mut scratch = recording.scratch(plan.options.preparation.observer_pairs)?;
     let mut bar = progress::Bar::new(args.output.ui, beside);
     let outcome = session::run(
         &plan.options,
         &plan.workload,
         Some(&words),
-        source,
+        recording.source(&plan.model, plan.cpu),
         World {
-            clock: &*clock,
+            clock: &clock,
             recorder: &mut writer,
-            scratch: scratch.as_mut().map(|scratch| scratch as &mut dyn crate::event::Recorder),
+            scratch: scratch.as_mut().and_then(Scratch::recorder).map(|to| to as &mut dyn Recorder),
             stop,
             progress: &mut |progress| bar.show(progress),
         },
     );
     bar.finish();
     drop(scratch);
-    // Only a measurement lay there.
-    let _ = std::fs::remove_dir_all(&scratch_folder);
-    let mut header = begun.into_inner();
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            header.status = Status::Failed;
-            header.window.end_ns = crate::event::Clock::now(&*clock);
-            // The error that matters is the session's.
-            let _ = writer.close(&header);
-            return Err(Failure::new(error, NO_HINT));
+    match outcome {
+        Ok(outcome) => {
+            let written = recording.end(writer, &outcome, |_| ());
+            Ok((outcome, written))
         }
-    };
-    end(&mut header, &outcome);
-    let written = writer.close(&header);
-    Ok((outcome, written))
-}
-
-/// The device as `run.json` describes it.
-pub(super) fn device_header(
-    device: &Description,
-    ceilings: Ceilings,
-    calibration: &[Calibration],
-) -> DeviceHeader {
-    DeviceHeader {
-        id: 0,
-        kind: device.kind.to_owned(),
-        name: device.name.clone(),
-        memory_bytes: device.memory,
-        ceilings,
-        calibration: calibration.to_vec(),
+        Err(error) => {
+            recording.fail(writer);
+            Err(Failure::new(error, NO_HINT))
+        }
     }
-}
-
-/// What is known after the run.
-pub(super) fn end(header: &mut Header, outcome: &Outcome) {
-    header.status = outcome.status;
-    header.window = outcome.window;
-    header.kv_bytes_per_token = outcome.kv_bytes_per_token;
-    header.observer = outcome.observer;
-    let played = outcome.play_start.saturating_sub(Nanos::ZERO);
-    let note = format!(
-        "The window begins before loading; the workload's time began {} after it.",
-        crate::unit::si_nanos(played)
-    );
-    header.workload.notes.push(note);
 }
 
 /// Books the run and writes what is derived from it.

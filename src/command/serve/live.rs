@@ -5,15 +5,13 @@
 //! scrape reads for a bounded time; `gemba_books_seconds` says how far it came.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::prometheus::render;
 use crate::report::exposition;
-use crate::trace::{Header, LogReader, TraceError};
+use crate::trace::{Header, LogTail, TraceError};
 use crate::unit::Nanos;
 use crate::waste::BooksOptions;
 use crate::waste::live::LiveBooks;
@@ -30,7 +28,7 @@ pub(super) struct LivePage {
 }
 
 struct State {
-    log: LogReader<WholeFrames>,
+    log: LogTail<File>,
     books: LiveBooks,
 }
 
@@ -66,7 +64,7 @@ impl LivePage {
             },
         };
         let (began, mut facts) = (Instant::now(), Vec::new());
-        while began.elapsed() < MOST && log.next_frame(&mut facts)? {
+        while began.elapsed() < MOST && log.poll(&mut facts)? > 0 {
             books.extend(facts.drain(..));
         }
         Ok(Some(books))
@@ -80,56 +78,15 @@ impl LivePage {
         };
         let path = self.folder.join("run.json");
         let text = std::fs::read(&path).map_err(|error| io(&path, error))?;
-        let header: Header = serde_json::from_slice(&text)
-            .map_err(|error| TraceError::Malformed { path, what: error.to_string() })?;
+        let header = Header::parse(&text, &path)?;
         if header.devices.is_empty() {
             return Ok(None);
         }
         let path = self.folder.join("events.log");
         let file = File::open(&path).map_err(|error| io(&path, error))?;
-        let log = LogReader::new(WholeFrames { file, at: 0, left: MAGIC_BYTES }, &path)?;
+        let log = LogTail::new(file, &path);
         let books = LiveBooks::new(&header, &BooksOptions::default(), INTERVAL);
         Ok(Some(State { log, books }))
-    }
-}
-
-const MAGIC_BYTES: u64 = 8;
-/// Length and checksum before a frame's payload.
-const HEAD_BYTES: u64 = 8;
-
-/// A growing log that ends, for now, behind its last whole frame: a reader that met this end
-/// goes on from there when there is more.
-struct WholeFrames {
-    file: File,
-    at: u64,
-    /// Bytes left of the frame that is being read.
-    left: u64,
-}
-
-impl WholeFrames {
-    /// Bytes of the next frame; 0 while it is not whole.
-    fn next(&self) -> io::Result<u64> {
-        let there = self.file.metadata()?.len();
-        if there < self.at + HEAD_BYTES {
-            return Ok(0);
-        }
-        let mut length = [0; 4];
-        self.file.read_exact_at(&mut length, self.at)?;
-        let frame = HEAD_BYTES + u64::from(u32::from_le_bytes(length));
-        Ok(if there < self.at + frame { 0 } else { frame })
-    }
-}
-
-impl Read for WholeFrames {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            self.left = self.next()?;
-        }
-        let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let got = self.file.read_at(&mut into[..most], self.at)?;
-        self.at += got as u64;
-        self.left -= got as u64;
-        Ok(got)
     }
 }
 
@@ -201,25 +158,5 @@ mod tests {
             assert!(line.ends_with(" 0"), "{line}");
         }
         drop(writer);
-    }
-
-    #[test]
-    fn half_a_frame_waits() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = folder.path().join("run");
-        let mut writer = RunWriter::create(&run, &header(), std::sync::Arc::default()).unwrap();
-        writer.record(state(1, DeviceState::Load));
-        writer.close(&header()).unwrap();
-        let bytes = std::fs::read(run.join("events.log")).unwrap();
-        let path = folder.path().join("log");
-        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        let file = File::open(&path).unwrap();
-        let frames = WholeFrames { file, at: 0, left: MAGIC_BYTES };
-        let mut log = LogReader::new(frames, &path).unwrap();
-        let mut facts = Vec::new();
-        assert!(!log.next_frame(&mut facts).unwrap());
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(log.next_frame(&mut facts).unwrap());
-        assert_eq!(facts, [state(1, DeviceState::Load)]);
     }
 }

@@ -2,7 +2,6 @@
 
 mod live;
 
-use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -11,23 +10,19 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::run::{EngineArgs, TermArgs, device, device_header, end, folder};
+use super::run::{EngineArgs, Recording, Scratch, TermArgs, device, folder};
 use super::{Done, Failure};
-use crate::backend::cpu::{Cpu, Options as CpuOptions};
-use crate::backend::{Backend, cache_folder};
-use crate::engine::calibrate::kept_calibration;
+use crate::backend::cpu::Options as CpuOptions;
 use crate::engine::limits as backend_limits;
-use crate::event::{Clock, Recorder, WallClock};
+use crate::event::Recorder;
 use crate::model::{self, Model, Precision};
 use crate::schedule;
 use crate::serve::{self, Feed, Limits, Served, Serving, Words, World};
-use crate::session::{DeviceSource, Outcome, Preparation};
-use crate::trace::{Header, ModelHeader, RunWriter, Status, TraceError, WorkloadHeader};
+use crate::session::{Outcome, Preparation};
+use crate::trace::{Header, ModelHeader, RunWriter, TraceError, WorkloadHeader};
 use crate::unit::Nanos;
 use live::LivePage;
 
-/// Pairs of runs that tell what recording costs.
-const OBSERVER_PAIRS: u32 = 8;
 /// The longest sequence where nothing is said, if the model holds as much.
 const LONGEST: u32 = 4096;
 /// Where the key may stand, so that it is in no list of processes.
@@ -59,9 +54,9 @@ pub struct ServeArgs {
     /// The run folder to make [default: the next free runs/NNNN-serve-SCHEDULER]
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// Do not measure what recording costs
-    #[arg(long)]
-    pub no_observer: bool,
+    /// Pairs of short runs, recorded and not, that measure what recording costs; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub observer_pairs: u32,
 }
 
 /// Where a server listens.
@@ -265,32 +260,9 @@ fn record(
     stop: Arc<AtomicBool>,
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
     let Plan { model, words, engine, cpu, limits, served, folder } = plan;
-    let clock = WallClock::start();
-    let machine = folder::machine(cpu.threads);
-    let cache = cache_folder();
-    let header_file = writer.header_file();
-    let begun = RefCell::new(header);
-    let source = DeviceSource {
-        load: Box::new(|| {
-            let backend = Cpu::load(&model, cpu, Arc::new(clock))?;
-            Ok(Box::new(backend) as Box<dyn Backend>)
-        }),
-        calibrate: Some(Box::new(|backend| {
-            let ceilings = backend.ceilings(cache.as_deref())?;
-            let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
-            let mut header = begun.borrow_mut();
-            header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
-            // A disk that cannot take this cannot take the facts either, and the writer says so.
-            let _ = header_file.replace(&header);
-            Ok(calibration)
-        })),
-    };
-    let scratch_folder = folder.join("observer");
-    let pairs = if args.no_observer { 0 } else { OBSERVER_PAIRS };
-    let mut scratch = match pairs {
-        0 => None,
-        _ => Some(RunWriter::create(&scratch_folder, &begun.borrow(), Arc::default())?),
-    };
+    let recording = Recording::begin(&folder, header, &writer);
+    let pairs = args.observer_pairs;
+    let mut scratch = recording.scratch(pairs)?;
     let preparation = Preparation { warm_up: true, observer_pairs: pairs };
     let address = listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string());
     let model_name = served.model.clone();
@@ -300,12 +272,12 @@ fn record(
     let serving = Serving { served, limits, engine, preparation, words, extra_metrics };
     let outcome = serve::serve(
         serving,
-        source,
+        recording.source(&model, cpu),
         World {
             listener,
-            clock,
+            clock: recording.clock(),
             recorder: &mut writer,
-            scratch: scratch.as_mut().map(|scratch| scratch as &mut dyn Recorder),
+            scratch: scratch.as_mut().and_then(Scratch::recorder).map(|to| to as &mut dyn Recorder),
             stop,
             ready: &mut || {
                 say(&format!("serving {model_name} on http://{address}\n"));
@@ -314,23 +286,18 @@ fn record(
         },
     );
     drop(scratch);
-    // Only a measurement lay there.
-    let _ = std::fs::remove_dir_all(&scratch_folder);
-    let mut header = begun.into_inner();
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            header.status = Status::Failed;
-            header.window.end_ns = clock.now();
-            // The error that matters is the server's.
-            let _ = writer.close(&header);
-            return Err(Failure::new(error, NO_HINT));
+    match outcome {
+        Ok(outcome) => {
+            let arrived = outcome.counts.arrived;
+            let written =
+                recording.end(writer, &outcome, |header| header.workload.requests = arrived);
+            Ok((outcome, written))
         }
-    };
-    end(&mut header, &outcome);
-    header.workload.requests = outcome.counts.arrived;
-    let written = writer.close(&header);
-    Ok((outcome, written))
+        Err(error) => {
+            recording.fail(writer);
+            Err(Failure::new(error, NO_HINT))
+        }
+    }
 }
 
 /// Tells whoever watches stderr; where it is gone there is nobody left to tell.

@@ -1,6 +1,8 @@
 //! From books and projections to a report.
 
 mod charts;
+mod course;
+mod icicle;
 pub(super) mod ledgers;
 pub(super) mod tables;
 
@@ -57,6 +59,8 @@ pub fn build(findings: Findings<'_>) -> Report {
         tiles: tiles(&findings),
         waterfall: charts::waterfall(findings.books, &findings.headline.ladder),
         yamazumi: charts::yamazumi(&findings),
+        icicle: icicle::icicle(&findings),
+        course: course::course(findings.books),
         latencies: tables::latencies(findings.latency),
         value_streams: tables::value_streams(&findings),
         requests: tables::requests(findings.requests),

@@ -1,5 +1,6 @@
 //! Columns in and out: integers, words of a fixed vocabulary, absent values.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
 
@@ -136,26 +137,23 @@ impl<'a> Table<'a> {
     }
 
     /// A column of integers; absent values become [`ABSENT`].
-    pub(super) fn ints(&self, name: &str) -> Result<Vec<u64>, TraceError> {
+    pub(super) fn ints(&self, name: &str) -> Result<Cow<'_, [u64]>, TraceError> {
         let read = failed("read", self.path);
         let series = self.column(name)?;
+        // As they lie in memory, where they do.
+        if let Ok(values) = series.u64().and_then(|column| column.cont_slice()) {
+            return Ok(Cow::Borrowed(values));
+        }
         let series = series.strict_cast(&DataType::UInt64).map_err(&read)?;
         let column = series.u64().map_err(&read)?;
-        if column.null_count() > 0 {
-            return Ok(column.iter().map(|value| value.unwrap_or(ABSENT)).collect());
-        }
-        let mut values = Vec::with_capacity(column.len());
-        for chunk in column.downcast_iter() {
-            values.extend_from_slice(chunk.values().as_slice());
-        }
-        Ok(values)
+        Ok(column.iter().map(|value| value.unwrap_or(ABSENT)).collect())
     }
 
     /// A column of integers that fit a narrower type, none absent.
     pub(super) fn narrow<T: TryFrom<u64>>(&self, name: &str) -> Result<Vec<T>, TraceError> {
         self.ints(name)?
-            .into_iter()
-            .map(|value| {
+            .iter()
+            .map(|&value| {
                 T::try_from(value).map_err(|_| {
                     TraceError::malformed(self.path, format!("column {name}: {value} is too large"))
                 })
@@ -194,21 +192,17 @@ impl<'a> Table<'a> {
         if let DataType::Enum(_, mapping) | DataType::Categorical(_, mapping) = series.dtype() {
             let codes = series.to_physical_repr().cast(&DataType::UInt32).map_err(&read)?;
             let codes = codes.u32().map_err(&read)?;
-            let mut known: Vec<Option<T>> = Vec::new();
-            return codes
-                .iter()
-                .map(|code| {
-                    let code = code.ok_or_else(|| unknown(""))?;
-                    let at = code as usize;
-                    if known.len() <= at {
-                        known.resize(at + 1, None);
-                    }
-                    if known[at].is_none() {
-                        known[at] = mapping.cat_to_str(code).and_then(&parse);
-                    }
-                    known[at].ok_or_else(|| unknown(mapping.cat_to_str(code).unwrap_or("")))
-                })
-                .collect();
+            let most = codes.max().map_or(0, |code| code as usize + 1);
+            let known: Vec<Option<T>> =
+                (0..most as u32).map(|code| mapping.cat_to_str(code).and_then(&parse)).collect();
+            let word = |code: u32| {
+                let unknown = || unknown(mapping.cat_to_str(code).unwrap_or(""));
+                known[code as usize].ok_or_else(unknown)
+            };
+            return match codes.cont_slice() {
+                Ok(codes) => codes.iter().map(|code| word(*code)).collect(),
+                Err(_) => codes.iter().map(|code| word(code.ok_or_else(|| unknown(""))?)).collect(),
+            };
         }
         let column = series.str().map_err(&read)?;
         column

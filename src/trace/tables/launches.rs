@@ -143,30 +143,68 @@ impl Drop for TableWriter {
     }
 }
 
-/// Opens a table: its launches, its kernels' names, and when the last launch ended.
-pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>, Nanos), TraceError> {
-    let (mut rows, mut kernels, mut last) = (0, Vec::new(), Nanos::ZERO);
-    let names = |table: &Table<'_>| table.distinct_words("kernel");
-    let file = File::open(path).map_err(TraceError::io("read", path))?;
-    let mut reader = ParquetReader::new(file);
-    let total = reader.num_rows().map_err(failed("read", path))?;
-    let mut at = 0;
-    while at < total {
-        let table = slice(path, at, Some(&["kernel", "end_ns"]))?;
-        at += table.frame.height();
-        rows += table.frame.height() as u64;
-        last = last.max(Nanos(table.ints("end_ns")?.into_iter().max().unwrap_or(0)));
-        for name in names(&table)? {
+/// Opens a table: its launches and its kernels' names.
+pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>), TraceError> {
+    if let Some((rows, mut kernels)) = declared(path)? {
+        kernels.sort();
+        return Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels));
+    }
+    let mut kernels: Vec<String> = Vec::new();
+    let rows = scan(path, "kernel", |table| {
+        for name in table.distinct_words("kernel")? {
             if !kernels.contains(&name) {
                 kernels.push(name);
             }
         }
+        Ok(())
+    })?;
+    kernels.sort();
+    Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels))
+}
+
+/// The rows of a table and the words that its column of kernels may hold, if the table says so,
+/// as ours do. Others are read through for them.
+fn declared(path: &Path) -> Result<Option<(u64, Vec<String>)>, TraceError> {
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    let mut reader = ParquetReader::new(file);
+    let rows = reader.num_rows().map_err(failed("read", path))?;
+    let schema = reader.schema().map_err(failed("read", path))?;
+    let Some(DataType::Enum(words, _)) = schema.get("kernel").map(|field| Field::from(field).dtype)
+    else {
+        return Ok(None);
+    };
+    let words = words.categories().values_iter().map(str::to_owned).collect();
+    Ok(Some((rows as u64, words)))
+}
+
+/// When the last launch of a table ended.
+pub(super) fn last_end(path: &Path) -> Result<Nanos, TraceError> {
+    let mut last = Nanos::ZERO;
+    scan(path, "end_ns", |table| {
+        last = last.max(Nanos(table.ints("end_ns")?.iter().copied().max().unwrap_or(0)));
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+/// Goes through one column and gives the number of rows.
+fn scan(
+    path: &Path,
+    column: &str,
+    mut each: impl FnMut(&Table<'_>) -> Result<(), TraceError>,
+) -> Result<u64, TraceError> {
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    let total = ParquetReader::new(file).num_rows().map_err(failed("read", path))?;
+    let mut at = 0;
+    while at < total {
+        let table = slice(path, at, Some(&[column]))?;
         if table.frame.height() == 0 {
             return Err(TraceError::malformed(path, "it ends before its last row"));
         }
+        at += table.frame.height();
+        each(&table)?;
     }
-    kernels.sort();
-    Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels, last))
+    Ok(at as u64)
 }
 
 fn slice<'a>(path: &'a Path, at: usize, columns: Option<&[&str]>) -> Result<Table<'a>, TraceError> {

@@ -12,7 +12,7 @@ mod small;
 use std::fs;
 use std::path::Path;
 
-use super::header::Header;
+use super::header::{Header, Status};
 use super::run::{Launches, Run};
 use super::{LogReader, TraceError};
 use crate::event::Launch;
@@ -32,9 +32,10 @@ pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {
     let mut run = empty(header);
     small::read(folder, &mut run)?;
     run.check().map_err(|what| TraceError::malformed(folder, what))?;
-    let last;
-    (run.launches, run.kernels, last) = launches::open(&table)?;
-    run.close_window(last);
+    (run.launches, run.kernels) = launches::open(&table)?;
+    if run.header.status == Status::Running {
+        run.close_window(launches::last_end(&table)?);
+    }
     Ok(run)
 }
 

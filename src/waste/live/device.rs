@@ -232,7 +232,8 @@ impl Device {
         self.again.add_gap(visit.gap);
         self.again.add_host(visit.host + visit.observer, visit.observer);
         for (launch, nanos) in &visit.launches {
-            self.again.add_launch(launch, *nanos, bench);
+            let floor = bench.floor(launch);
+            self.again.add_launch((launch, floor), *nanos, bench);
         }
         self.again.close(bench.launch_floor, tally);
         tally.turn_to(Pass::Walk);

@@ -1,0 +1,27 @@
+//! What a device's own meters say.
+
+use std::io;
+
+use crate::event::Throttle;
+
+/// A reading of a device's meters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Microjoules since the meter was opened.
+    pub energy_uj: u64,
+    /// Power now, in milliwatts; `None` where the meter counts energy only.
+    pub power_mw: Option<u64>,
+    /// The clock now, in megahertz; 0 if it is not read.
+    pub clock_mhz: u32,
+    /// Why it is slow, if it is.
+    pub throttle: Throttle,
+}
+
+/// Meters of a device, for a thread of its own.
+pub trait Meter: Send {
+    /// Reads them. Energy never goes back.
+    ///
+    /// # Errors
+    /// What the system says if a meter cannot be read any more.
+    fn read(&mut self) -> io::Result<Reading>;
+}

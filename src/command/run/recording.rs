@@ -1,0 +1,168 @@
+//! A device and the header of the run that is recorded on it: what `run` and `serve` share.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::Failure;
+use super::folder::machine;
+use crate::backend::cpu::{Cpu, Options as CpuOptions, POWERCAP, Rapl};
+use crate::backend::{Backend, Description, cache_folder};
+use crate::engine::calibrate::kept_calibration;
+use crate::event::{Calibration, Ceilings, Clock, WallClock};
+use crate::model::Model;
+use crate::session::{DeviceSource, Metering, Outcome};
+use crate::trace::{Beside, DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError};
+use crate::unit::Nanos;
+
+/// A run that is about to be recorded on a device that is not yet loaded.
+pub(in crate::command) struct Recording {
+    clock: WallClock,
+    folder: PathBuf,
+    header: RefCell<Header>,
+    header_file: HeaderFile,
+    beside: Beside,
+    metering: RefCell<Option<Metering>>,
+}
+
+impl Recording {
+    /// A recording into the folder of `writer`; its clock starts now.
+    pub(in crate::command) fn begin(folder: &Path, header: Header, writer: &RunWriter) -> Self {
+        Self {
+            clock: WallClock::start(),
+            folder: folder.to_path_buf(),
+            header: RefCell::new(header),
+            header_file: writer.header_file(),
+            beside: writer.beside(),
+            metering: RefCell::new(None),
+        }
+    }
+
+    /// The clock of the device and of everything that is recorded.
+    pub(in crate::command) const fn clock(&self) -> WallClock {
+        self.clock
+    }
+
+    /// The device, loaded and measured when the session asks for it. What was measured goes into
+    /// `run.json` at once, for whoever watches.
+    pub(in crate::command) fn source<'a>(
+        &'a self,
+        model: &'a Model,
+        cpu: CpuOptions,
+    ) -> DeviceSource<'a> {
+        DeviceSource {
+            load: Box::new(move || {
+                self.meter();
+                let backend = Cpu::load(model, cpu, Arc::new(self.clock))?;
+                Ok(Box::new(backend) as Box<dyn Backend>)
+            }),
+            calibrate: Some(Box::new(move |backend| {
+                let cache = cache_folder();
+                let ceilings = backend.ceilings(cache.as_deref())?;
+                let machine = machine(cpu.threads);
+                let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
+                let mut header = self.header.borrow_mut();
+                header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
+                // A disk that cannot take this cannot take the facts either, and the writer says
+                // so.
+                let _ = self.header_file.replace(&header);
+                Ok(calibration)
+            })),
+        }
+    }
+
+    /// Begins to read the processor's energy counters, where there are any.
+    fn meter(&self) {
+        let begun = Rapl::open(Path::new(POWERCAP)).and_then(|meter| {
+            let begin = |meter| Metering::begin(meter, 0, self.clock, self.beside.clone());
+            meter.map(begin).transpose()
+        });
+        match begun {
+            Ok(metering) => *self.metering.borrow_mut() = metering,
+            Err(error) => self.header.borrow_mut().workload.notes.push(format!(
+                "This machine counts its energy ({POWERCAP}), but the counters cannot be read \
+                 ({error}): energy is booked only where power is declared."
+            )),
+        }
+    }
+
+    /// Where the paired runs that tell what recording costs record: a folder of their own, so
+    /// that they pay for the disk too. None if there are to be no pairs.
+    pub(in crate::command) fn scratch(&self, pairs: u32) -> Result<Option<Scratch>, Failure> {
+        if pairs == 0 {
+            return Ok(None);
+        }
+        let folder = self.folder.join("observer");
+        let writer = RunWriter::create(&folder, &self.header.borrow(), Arc::default())?;
+        Ok(Some(Scratch { writer: Some(writer), folder }))
+    }
+
+    /// Closes the folder of a run that could not begin. The error that matters is its own.
+    pub(in crate::command) fn fail(self, writer: RunWriter) {
+        drop(self.metering);
+        let mut header = self.header.into_inner();
+        header.status = Status::Failed;
+        header.window.end_ns = self.clock.now();
+        let _ = writer.close(&header);
+    }
+
+    /// Closes the folder with what is known after the run, and what `last` adds to its header.
+    pub(in crate::command) fn end(
+        self,
+        writer: RunWriter,
+        outcome: &Outcome,
+        last: impl FnOnce(&mut Header),
+    ) -> Result<(), TraceError> {
+        drop(self.metering);
+        let mut header = self.header.into_inner();
+        header.status = outcome.status;
+        header.window = outcome.window;
+        header.kv_bytes_per_token = outcome.kv_bytes_per_token;
+        header.observer = outcome.observer;
+        let played = outcome.play_start.saturating_sub(Nanos::ZERO);
+        let note = format!(
+            "The window begins before loading; the workload's time began {} after it.",
+            crate::unit::si_nanos(played)
+        );
+        header.workload.notes.push(note);
+        last(&mut header);
+        writer.close(&header)
+    }
+}
+
+/// A folder for what is recorded only to be timed; gone with this.
+pub(in crate::command) struct Scratch {
+    writer: Option<RunWriter>,
+    folder: PathBuf,
+}
+
+impl Scratch {
+    /// What records into it.
+    pub(in crate::command) fn recorder(&mut self) -> Option<&mut RunWriter> {
+        self.writer.as_mut()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The writer's thread ends with it; what cannot be removed is only a measurement.
+        self.writer = None;
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The device as `run.json` describes it.
+fn device_header(
+    device: &Description,
+    ceilings: Ceilings,
+    calibration: &[Calibration],
+) -> DeviceHeader {
+    DeviceHeader {
+        id: 0,
+        kind: device.kind.to_owned(),
+        name: device.name.clone(),
+        memory_bytes: device.memory,
+        ceilings,
+        calibration: calibration.to_vec(),
+    }
+}
