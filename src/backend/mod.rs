@@ -7,7 +7,9 @@
 use std::ops::Range;
 use std::path::Path;
 
+pub(crate) mod bounds;
 pub mod cpu;
+pub mod cuda;
 mod kept;
 mod meter;
 pub mod modelled;
