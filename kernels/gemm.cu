@@ -14,15 +14,17 @@
 // the one warp that needs it, decoded once and used for eight mma. Only the activations are
 // shared: 128 inputs by 64 rows at a time, copied asynchronously one step ahead, laid out
 // [piece][row][lane t] so that the eight lanes of a quarter warp read 128 consecutive bytes:
-// no bank conflicts, no ldmatrix. The next step's weights are in registers before this step's are
-// used.
+// no bank conflicts, no ldmatrix. Each chunk of weights is asked for again, one step further, as
+// soon as it has been used, so that its way from memory is covered by the rest of the step.
 //
 // A row's result does not depend on the other rows: the order of a sum is fixed by k and gridDim.z,
 // which the caller chooses by n and k alone.
 //
 // Versions tried. 64 outputs per block: the activations cross the second-level cache n / 64 times,
 // at 64 rows and four bits four times the bytes of the weights. Two 16-output tiles per warp: fewer
-// reads of shared memory per mma, but 64 more registers where a scale needs its own sum.
+// reads of shared memory per mma, but 64 more registers where a scale needs its own sum. The next
+// step's weights in registers of their own: 206 registers instead of 128 at 16 bits, and one block
+// per multiprocessor instead of two.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
 
@@ -39,7 +41,8 @@ constexpr int STEP = 4 * ROWS * 4;
 // Copies the activations of a step, zeros beyond rows and inputs.
 template <class Format>
 DEVICE void copy_step(const Product& p, int first_row, int step, uint4* into) {
-#pragma unroll
+    // Unrolled, the addresses of four copies cost the registers of a second block.
+#pragma unroll 1
     for (int i = 0; i < STEP / (WARPS * 32); i++) {
         const int at = i * WARPS * 32 + threadIdx.x;
         const int t = at % 4, row = first_row + at / 4 % ROWS, piece = at / 4 / ROWS;
@@ -76,35 +79,30 @@ DEVICE void gemm(const Product& p) {
     const int begin = least(static_cast<int>(blockIdx.z) * per, all_steps);
     const int end = least(begin + per, all_steps);
 
-    Weights<Format> next;
-    const auto load = [&](int step) {
-#pragma unroll
-        for (int i = 0; i < chunks; i++) {
-            const int chunk = step * chunks + i;
-            const bool there = step < end && chunk < all_chunks;
-            next.low[i] = next.high[i] = make_uint4(0, 0, 0, 0);
-            next.low_scales[i] = next.high_scales[i] = make_uint2(0, 0);
-            if (there) {
-                next.low[i] = load_chunk<Format>(low_weights, chunk, t, p.k);
-                next.high[i] = load_chunk<Format>(high_weights, chunk, t, p.k);
-                next.low_scales[i] = load_scales<Format>(p.scales, low, chunk, p.k);
-                next.high_scales[i] = load_scales<Format>(p.scales, high, chunk, p.k);
-            }
+    Weights<Format> weights;
+    const auto load = [&](int step, int i) {
+        const int chunk = step * chunks + i;
+        weights.low[i] = weights.high[i] = make_uint4(0, 0, 0, 0);
+        weights.low_scales[i] = weights.high_scales[i] = make_uint2(0, 0);
+        if (step < end && chunk < all_chunks) {
+            weights.low[i] = load_chunk<Format>(low_weights, chunk, t, p.k);
+            weights.high[i] = load_chunk<Format>(high_weights, chunk, t, p.k);
+            weights.low_scales[i] = load_scales<Format>(p.scales, low, chunk, p.k);
+            weights.high_scales[i] = load_scales<Format>(p.scales, high, chunk, p.k);
         }
     };
 
     float sum[TILES][4] = {};
-    load(begin);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) load(begin, i);
     if (begin < end) copy_step<Format>(p, first_row, begin, steps);
     for (int step = begin; step < end; step++) {
-        const Weights<Format> weights = next;
         copy_wait<0>();
         // The step has come, and nobody reads the other half any more.
         barrier();
         if (step + 1 < end) {
             copy_step<Format>(p, first_row, step + 1, steps + (step + 1 - begin) % 2 * STEP);
         }
-        load(step + 1);
         const uint4* here = steps + (step - begin) % 2 * STEP;
 #pragma unroll
         for (int i = 0; i < chunks; i++) {
@@ -137,6 +135,7 @@ DEVICE void gemm(const Product& p) {
                     }
                 }
             }
+            load(step + 1, i);
         }
     }
 
@@ -175,8 +174,9 @@ DEVICE void gemm(const Product& p) {
 
 }  // namespace
 
+// Sums of their own for each scale leave no registers for a second block of a multiprocessor.
 #define GEMM(name, Format, swiglu)                                                               \
-    KERNEL(256, 1, name, void* out, const act* x, const u8* weights, const void* scales,         \
+    KERNEL(256, (Format::group == 0 ? 2 : 1), name, void* out, const act* x, const u8* weights, const void* scales,         \
            const act* bias, const act* residual, float* workspace, u32* counts, int rows, int n, \
            int k, int wide) {                                                                    \
         const Product p = {out,       x,      weights, scales, bias, residual,                   \

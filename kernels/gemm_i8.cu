@@ -27,7 +27,7 @@ constexpr int PIECES = 4;  // of 64 inputs in a step
 constexpr int STEP = PIECES * ROWS * 4;
 
 DEVICE void copy_step(const i8* x, int rows, int k, int first_row, int step, uint4* into) {
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < STEP / (WARPS * 32); i++) {
         const int at = i * WARPS * 32 + threadIdx.x;
         const int row = first_row + at / 4 % ROWS;
@@ -40,7 +40,7 @@ DEVICE void copy_step(const i8* x, int rows, int k, int first_row, int step, uin
 
 }  // namespace
 
-KERNEL(128, 2, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i8* weights,
+KERNEL(128, 3, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i8* weights,
        const float* scales, const act* bias, const act* residual, int rows, int n, int k,
        int wide) {
     SHARED(uint4, steps, 2 * STEP);
@@ -50,31 +50,25 @@ KERNEL(128, 2, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i
     const i8* low = weights + static_cast<i64>(least(first + g, n - 1)) * k;
     const i8* high = weights + static_cast<i64>(least(first + g + 8, n - 1)) * k;
     const int all_steps = ceil_div(k, 64 * PIECES);
-    uint4 next_low[PIECES], next_high[PIECES];
-    const auto load = [&](int step) {
-#pragma unroll
-        for (int i = 0; i < PIECES; i++) {
-            const int input = (step * PIECES + i) * 64 + t * 16;
-            next_low[i] = next_high[i] = make_uint4(0, 0, 0, 0);
-            if (input < k) {
-                next_low[i] = load16_once(low + input);
-                next_high[i] = load16_once(high + input);
-            }
+    uint4 a[PIECES], b[PIECES];
+    const auto load = [&](int step, int i) {
+        const int input = (step * PIECES + i) * 64 + t * 16;
+        a[i] = b[i] = make_uint4(0, 0, 0, 0);
+        if (input < k) {
+            a[i] = load16_once(low + input);
+            b[i] = load16_once(high + input);
         }
     };
     int sum[TILES][4] = {};
-    load(0);
+#pragma unroll
+    for (int i = 0; i < PIECES; i++) load(0, i);
     copy_step(x, rows, k, first_row, 0, steps);
     for (int step = 0; step < all_steps; step++) {
-        uint4 a[PIECES], b[PIECES];
-#pragma unroll
-        for (int i = 0; i < PIECES; i++) a[i] = next_low[i], b[i] = next_high[i];
         copy_wait<0>();
         // The step has come, and nobody reads the other half any more.
         barrier();
         if (step + 1 < all_steps) {
             copy_step(x, rows, k, first_row, step + 1, steps + (step + 1) % 2 * STEP);
-            load(step + 1);
         }
         const uint4* here = steps + step % 2 * STEP;
 #pragma unroll
@@ -87,6 +81,7 @@ KERNEL(128, 2, gemm_i8_i8, void* out, const i8* x, const float* x_scale, const i
                 mma_i8(sum[tile], first_half, v.x, v.y);
                 mma_i8(sum[tile], second_half, v.z, v.w);
             }
+            load(step + 1, i);
         }
     }
 #pragma unroll

@@ -145,11 +145,11 @@ KERNEL(256, 2, rms_norm, act* out, const act* x, const act* weight, const int* p
        float epsilon) {
     pass<false, true, To::act>(out, nullptr, nullptr, x, weight, picked, width, epsilon);
 }
-KERNEL(256, 2, rms_norm_i8, i8* out, float* scale, const act* x, const act* weight, int width,
+KERNEL(256, 2, rms_norm_i8, u8* out, float* scale, const act* x, const act* weight, int width,
        float epsilon) {
     pass<false, true, To::i8>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
 }
-KERNEL(256, 2, rms_norm_e4m3, e4m3* out, float* scale, const act* x, const act* weight, int width,
+KERNEL(256, 2, rms_norm_e4m3, u8* out, float* scale, const act* x, const act* weight, int width,
        float epsilon) {
     pass<false, true, To::e4m3>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
 }
@@ -158,18 +158,18 @@ KERNEL(256, 2, add_rms_norm, act* out, act* residual, const act* x, const act* w
        float epsilon) {
     pass<true, true, To::act>(out, nullptr, residual, x, weight, nullptr, width, epsilon);
 }
-KERNEL(256, 2, add_rms_norm_i8, i8* out, float* scale, act* residual, const act* x,
+KERNEL(256, 2, add_rms_norm_i8, u8* out, float* scale, act* residual, const act* x,
        const act* weight, int width, float epsilon) {
     pass<true, true, To::i8>(out, scale, residual, x, weight, nullptr, width, epsilon);
 }
-KERNEL(256, 2, add_rms_norm_e4m3, e4m3* out, float* scale, act* residual, const act* x,
+KERNEL(256, 2, add_rms_norm_e4m3, u8* out, float* scale, act* residual, const act* x,
        const act* weight, int width, float epsilon) {
     pass<true, true, To::e4m3>(out, scale, residual, x, weight, nullptr, width, epsilon);
 }
 
-KERNEL(256, 2, quantize_i8, i8* out, float* scale, const act* x, int width) {
+KERNEL(256, 2, quantize_i8, u8* out, float* scale, const act* x, int width) {
     pass<false, false, To::i8>(out, scale, nullptr, x, nullptr, nullptr, width, 0.0f);
 }
-KERNEL(256, 2, quantize_e4m3, e4m3* out, float* scale, const act* x, int width) {
+KERNEL(256, 2, quantize_e4m3, u8* out, float* scale, const act* x, int width) {
     pass<false, false, To::e4m3>(out, scale, nullptr, x, nullptr, nullptr, width, 0.0f);
 }

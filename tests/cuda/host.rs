@@ -44,7 +44,7 @@ impl Host {
             shim,
             card,
             buffers: RefCell::default(),
-            functions: shim.kernels().map(|(name, ..)| name.to_owned()).collect(),
+            functions: shim.kernels().keys().cloned().collect(),
             loaded: RefCell::default(),
             start: Instant::now(),
             events: RefCell::default(),
@@ -121,9 +121,8 @@ impl Driver for Host {
     }
 
     fn function(&self, name: &str) -> Result<Function, DriverError> {
-        let file = self.shim.kernels().find(|(found, ..)| *found == name).map(|(.., file)| file);
         let missing = || failed("function", format!("no kernel is named {name}"));
-        let file = file.ok_or_else(missing)?;
+        let file = &self.shim.kernels().get(name).ok_or_else(missing)?.file;
         let loaded = self.loaded.borrow();
         assert!(loaded.iter().any(|known| file.ends_with(known.as_str())), "{name} of {file}");
         let at = self.functions.iter().position(|found| found == name).ok_or_else(missing)?;

@@ -164,10 +164,8 @@ fn tiles_of(sequences: &[(usize, usize)], most: usize) -> Vec<[i32; 4]> {
 }
 
 fn prefill_sequences(shim: &Shim, shape: Shape, sequences: &[(usize, usize)], random: &mut Random) {
-    let spans: Vec<(usize, usize)> = sequences
-        .iter()
-        .map(|(cached, rows)| (shape.start(*cached), cached + rows))
-        .collect();
+    let spans: Vec<(usize, usize)> =
+        sequences.iter().map(|(cached, rows)| (shape.start(*cached), cached + rows)).collect();
     let cache = Cache::random(shim, shape.geometry(), &spans, random);
     let rows: Vec<(usize, usize)> = sequences
         .iter()
@@ -220,9 +218,8 @@ fn naive(
         .float(shape.scale());
     let grid = [tokens.div_ceil(128) as u32, heads as u32, rows.len() as u32];
     shim.run(&format!("attn_scores_{}", kv.name()), grid, &arguments);
-    let arguments = Arguments::new()
-        .buffers([&scores, &positions])
-        .ints([rows.len(), heads, tokens, window]);
+    let arguments =
+        Arguments::new().buffers([&scores, &positions]).ints([rows.len(), heads, tokens, window]);
     let blocks = (rows.len() * heads).div_ceil(4) as u32;
     shim.run("attn_softmax", [blocks, 1, 1], &arguments);
     for (at, probabilities) in scores.read::<f32>().chunks(tokens).enumerate() {
@@ -299,7 +296,8 @@ fn a_decoded_row_does_not_depend_on_its_neighbours() {
     let (heads, width) = (shape.heads(), shape.heads() * shape.head_dim);
     let q = queries(shim.act, lengths.len(), width, &mut random);
     let attend = |sequences: &[usize], pieces: usize| {
-        let bits: Vec<u16> = sequences.iter().flat_map(|s| q.bits[s * width..(s + 1) * width].to_vec()).collect();
+        let bits: Vec<u16> =
+            sequences.iter().flat_map(|s| q.bits[s * width..(s + 1) * width].to_vec()).collect();
         let tables = cache.tables.read::<i32>();
         let stride = cache.table_stride;
         let tables: Vec<i32> =
@@ -313,7 +311,12 @@ fn a_decoded_row_does_not_depend_on_its_neighbours() {
         let arguments = Arguments::new()
             .buffers([&out, &q])
             .int(width)
-            .buffers([&cache.keys.bytes, &cache.values.bytes, &cache.keys.scales, &cache.values.scales])
+            .buffers([
+                &cache.keys.bytes,
+                &cache.values.bytes,
+                &cache.keys.scales,
+                &cache.values.scales,
+            ])
             .buffer(&tables)
             .int(stride)
             .buffers([&kv_len, &partial])

@@ -53,8 +53,12 @@ impl Kv {
 
     fn put(self, pool: &mut [u8], at: usize, value: f64) {
         match self {
-            Self::F16 => pool[2 * at..2 * at + 2].copy_from_slice(&f16::from_f64(value).to_le_bytes()),
-            Self::Bf16 => pool[2 * at..2 * at + 2].copy_from_slice(&bf16::from_f64(value).to_le_bytes()),
+            Self::F16 => {
+                pool[2 * at..2 * at + 2].copy_from_slice(&f16::from_f64(value).to_le_bytes())
+            }
+            Self::Bf16 => {
+                pool[2 * at..2 * at + 2].copy_from_slice(&bf16::from_f64(value).to_le_bytes())
+            }
             Self::I8 => pool[at] = (value * 127.0).clamp(-127.0, 127.0).round() as i8 as u8,
             Self::E4m3 => pool[at] = e4m3_bits(value * 40.0),
         }
@@ -83,7 +87,7 @@ impl Geometry {
     /// Where a token's head is, counted in heads.
     pub const fn place(&self, slot: usize, head: usize) -> usize {
         let (block, token) = (slot >> self.block_bits, slot % (1 << self.block_bits));
-        (((block * self.kv_heads + head) << self.block_bits)) + token
+        ((block * self.kv_heads + head) << self.block_bits) + token
     }
 
     pub const fn heads_of_block(&self) -> usize {
@@ -172,7 +176,8 @@ impl<'a> Cache<'a> {
         let needed = |(from, to): (usize, usize)| from / tokens..to.div_ceil(tokens);
         let blocks: usize = spans.iter().map(|span| needed(*span).len()).sum::<usize>() + 1;
         let mut free: Vec<usize> = (0..blocks).collect();
-        let table_stride = spans.iter().map(|span| span.1.div_ceil(tokens)).max().unwrap().max(1) + 1;
+        let table_stride =
+            spans.iter().map(|span| span.1.div_ceil(tokens)).max().unwrap().max(1) + 1;
         let mut tables = vec![i32::MAX >> 8; spans.len() * table_stride];
         let mut slots = Vec::new();
         for (sequence, span) in spans.iter().enumerate() {
@@ -180,9 +185,10 @@ impl<'a> Cache<'a> {
             for block in needed(*span) {
                 let chosen = free.swap_remove(random.below(free.len()));
                 tables[sequence * table_stride + block] = chosen as i32;
-                for token in block * tokens..span.1.min((block + 1) * tokens) {
+                let of_block = block * tokens..span.1.min((block + 1) * tokens);
+                for (token, slot) in of_block.clone().zip(&mut of_sequence[of_block]) {
                     if token >= span.0 {
-                        of_sequence[token] = chosen * tokens + token % tokens;
+                        *slot = chosen * tokens + token % tokens;
                     }
                 }
             }

@@ -10,6 +10,7 @@
 
 mod attention;
 mod cache;
+mod interface;
 mod negative;
 mod numbers;
 mod passes;

@@ -1,5 +1,7 @@
 //! Products with weights of every format: gemv, gemm, dequantization, embedding.
 
+use gemba::model::Precision;
+
 use crate::numbers::{ACTS, Act, Acts, F32_ROUNDOFF, Random, close};
 use crate::shim::{Arguments, Buffer, Shim, shim};
 use crate::weights::{FORMATS, Format, Matrix};
@@ -50,9 +52,8 @@ impl<'a> Operands<'a> {
         let sum = |row: usize, output: usize| {
             let x = &self.x.values[row * k..(row + 1) * k];
             let terms = x.iter().zip(self.matrix.row(output)).map(|(x, w)| x * w);
-            let (sum, sizes) = terms.fold((0.0, 0.0), |(sum, sizes), term: f64| {
-                (sum + term, sizes + term.abs())
-            });
+            let (sum, sizes) =
+                terms.fold((0.0, 0.0), |(sum, sizes), term: f64| (sum + term, sizes + term.abs()));
             // Additions one after another: an mma per 16 inputs, slices, scales, the epilogue.
             (sum, (k as f64 / 16.0 + 40.0) * F32_ROUNDOFF * sizes)
         };
@@ -63,7 +64,9 @@ impl<'a> Operands<'a> {
                 let (up, up_bound) = sum(row, n + output);
                 let gate = y / (1.0 + (-y).exp());
                 // The slope of x · sigmoid(x) is nowhere above 1.1.
-                bound = 1.1 * bound * up.abs() + up_bound * gate.abs() + 8.0 * F32_ROUNDOFF * (gate * up).abs();
+                bound = 1.1 * bound * up.abs()
+                    + up_bound * gate.abs()
+                    + 8.0 * F32_ROUNDOFF * (gate * up).abs();
                 y = gate * up;
             }
             if asked.bias {
@@ -138,7 +141,7 @@ fn prove(shim: &Shim, name: &str, format: Format, asked: Asked, random: &mut Ran
 /// A number of inputs that is odd in units of the format's grain, and close to `about`.
 fn odd(format: Format, about: usize) -> usize {
     let grain = format.inputs_grain();
-    (about / grain | 1) * grain
+    ((about / grain) | 1) * grain
 }
 
 fn prove_gemv(format: Format) {
@@ -176,7 +179,8 @@ fn prove_gemm(format: Format) {
         let mut random = Random::new(format as u64 + 100);
         let name = format!("gemm_{}", format.name());
         let plain = Asked::plain;
-        for (rows, n, k) in [(17, 130, 96), (33, 7, 416), (64, 20, 160), (65, 40, 288), (1, 3, 64)] {
+        for (rows, n, k) in [(17, 130, 96), (33, 7, 416), (64, 20, 160), (65, 40, 288), (1, 3, 64)]
+        {
             let k = odd(format, k);
             let asked = Asked { bias: rows % 2 == 0, residual: n % 2 == 0, ..plain(rows, n, k) };
             prove(shim, &name, format, asked, &mut random);
@@ -190,9 +194,7 @@ fn prove_gemm(format: Format) {
         prove(shim, &format!("{name}_swiglu"), format, swiglu, &mut random);
         let split = Asked { splits: 2, ..swiglu };
         prove(shim, &format!("{name}_swiglu"), format, split, &mut random);
-        shim.all_ran("gemm.cu", |kernel| {
-            kernel == name || kernel == format!("{name}_swiglu")
-        });
+        shim.all_ran("gemm.cu", |kernel| kernel == name || kernel == format!("{name}_swiglu"));
     }
 }
 
@@ -243,7 +245,6 @@ fn a_row_does_not_depend_on_its_neighbours() {
                 bytes: shim.buffer(operands.matrix.bytes.bytes()),
                 scales,
                 values: Vec::new(),
-                n: all.n,
                 k: all.k,
             };
             let (bias, residual) = (operands.bias.clone(), operands.residual.clone());
@@ -283,10 +284,12 @@ fn integers_with_integers() {
                 &shim.buffer(&bias.bits),
                 &shim.buffer(&residual.bits),
             ];
-            let arguments = Arguments::new()
-                .buffer(&out)
-                .buffers(buffers)
-                .ints([rows, n, k, usize::from(wide)]);
+            let arguments = Arguments::new().buffer(&out).buffers(buffers).ints([
+                rows,
+                n,
+                k,
+                usize::from(wide),
+            ]);
             let grid = [n.div_ceil(64) as u32, rows.div_ceil(64) as u32, 1];
             shim.run("gemm_i8_i8", grid, &arguments);
             let exact = (0..rows * n).map(|at| {
@@ -370,7 +373,7 @@ fn a_fused_product_agrees_with_dequantize_then_multiply() {
             let blocks = (k.div_ceil(format.chunk()) * 4).div_ceil(256) as u32;
             let name = format!("dequantize_{}", format.name());
             shim.run(&name, [blocks, n as u32, 1], &arguments);
-            let dense = Matrix { bytes: dense, scales: None, values: matrix.values.clone(), n, k };
+            let dense = Matrix { bytes: dense, scales: None, values: matrix.values.clone(), k };
             let (x, bias) = (operands.x.clone(), operands.bias.clone());
             let naive = Operands { matrix: dense, x, bias, residual: operands.residual.clone() };
             let naive = run(shim, "gemv_w16_r8", asked, &naive);
@@ -386,6 +389,33 @@ fn a_fused_product_agrees_with_dequantize_then_multiply() {
     }
 }
 
+/// SwiGLU in the product's epilogue, and the product of both halves with the activation behind it.
+#[test]
+fn a_fused_activation_agrees_with_a_separate_one() {
+    for act in ACTS {
+        let shim = shim(act);
+        let mut random = Random::new(78);
+        let (rows, n) = (5, 24);
+        let fused = Asked { swiglu: true, ..Asked::plain(rows, n, 352) };
+        let operands = Operands::random(shim, Format::W16, fused, &mut random);
+        let in_one = run(shim, "gemv_w16_swiglu_r8", fused, &operands);
+        let both = Asked { swiglu: false, n: 2 * n, ..fused };
+        let halves = run(shim, "gemv_w16_r8", both, &operands);
+        let bits: Vec<u16> = halves.iter().map(|x| act.bits(*x)).collect();
+        let (out, there) = (shim.poisoned(2 * rows * n), shim.buffer(&bits));
+        let arguments = Arguments::new().buffers([&out, &there]).ints([rows, n]);
+        shim.run("silu_mul", [1, 1, 1], &arguments);
+        // Gate and up are rounded before: each moves the result by its own share, the gate by up to
+        // 1.1 times its rounding, and the product is rounded in both forms.
+        let exact = in_one.iter().enumerate().map(|(at, y)| {
+            let (gate, up) = (halves[at / n * 2 * n + at % n], halves[at / n * 2 * n + n + at % n]);
+            let moved = 1.1 * act.rounding(gate) * up.abs() + act.rounding(up) * gate.abs();
+            (*y, moved + 2.0 * act.rounding(*y) + 1e-6 * (gate * up).abs())
+        });
+        close("silu_mul behind the product", &out.read_act(), exact);
+    }
+}
+
 /// Bytes of a matrix are what the budget says where rows are whole chunks.
 #[test]
 fn matrices_take_the_bytes_of_their_budget() {
@@ -395,5 +425,13 @@ fn matrices_take_the_bytes_of_their_budget() {
         let matrix = Matrix::random(shim, format, [6, 256], &mut random);
         let scales = matrix.scales.as_ref().map_or(0, |scales| scales.bytes().len());
         assert_eq!(matrix.bytes.bytes().len() + scales, format.bytes(6, 256), "{format:?}");
+    }
+    // The formats that the engine's own formulas know, in their words.
+    for (format, precision) in [
+        (Format::W16, Precision::Bf16),
+        (Format::Q8, Precision::Q8_0),
+        (Format::Q4, Precision::Q4_0),
+    ] {
+        assert_eq!(format.bytes(6, 256) as u64, precision.bytes(6 * 256), "{format:?}");
     }
 }

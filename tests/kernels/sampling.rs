@@ -53,7 +53,7 @@ fn sample(shim: &Shim, logits: &[f32], asked: &[Asked]) -> Vec<Sampled> {
         mask_of.push((words.len() / vocab.div_ceil(32)) as i32);
         // Bits behind the vocabulary name no token.
         let mut of_row = vec![0_u32; vocab.div_ceil(32)];
-        if vocab % 32 != 0 {
+        if !vocab.is_multiple_of(32) {
             *of_row.last_mut().unwrap() = u32::MAX << (vocab % 32);
         }
         mask.iter().for_each(|token| of_row[token / 32] |= 1 << (token % 32));
@@ -64,8 +64,7 @@ fn sample(shim: &Shim, logits: &[f32], asked: &[Asked]) -> Vec<Sampled> {
     let mask_of = masked.then_some(&mask_of);
     let there = shim.buffer(logits);
     let parts = shim.poisoned(rows * parts_of_row * 24);
-    let arguments =
-        Arguments::new().buffers([&parts, &there, &words]).maybe(mask_of).int(vocab);
+    let arguments = Arguments::new().buffers([&parts, &there, &words]).maybe(mask_of).int(vocab);
     shim.run("sample_scan", [parts_of_row as u32, rows as u32, 1], &arguments);
     let [tokens, logprobs, entropies] = [0; 3].map(|_| shim.poisoned(4 * rows));
     let temperature = shim.buffer(&asked.iter().map(|a| a.temperature).collect::<Vec<_>>());
@@ -111,7 +110,8 @@ fn prove_token(row: &[f32], asked: &Asked, sampled: &Sampled) {
         assert_eq!(sampled.token, best, "{asked:?}");
         return;
     }
-    let weight = |token: usize| (f64::from(row[token] - row[best]) / f64::from(asked.temperature)).exp();
+    let weight =
+        |token: usize| (f64::from(row[token] - row[best]) / f64::from(asked.temperature)).exp();
     let mut order = allowed;
     order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
     if asked.top_k > 0 {
@@ -144,7 +144,11 @@ fn prove_token(row: &[f32], asked: &Asked, sampled: &Sampled) {
             before = after;
         }
     }
-    assert!(fitting.contains(&sampled.token), "{asked:?}: {} is none of {fitting:?}", sampled.token);
+    assert!(
+        fitting.contains(&sampled.token),
+        "{asked:?}: {} is none of {fitting:?}",
+        sampled.token
+    );
 }
 
 fn prove(shim: &Shim, logits: &[f32], asked: &[Asked]) -> Vec<Sampled> {
@@ -234,7 +238,8 @@ fn what_is_not_a_number_is_never_chosen() {
         assert_eq!(prove(shim, &row, &[asked])[0].token, 33);
     }
     // A mask that leaves no number takes its first token, and one far below all others is taken.
-    let only = |tokens: &[usize], asked: &Asked| Asked { mask: Some(tokens.to_vec()), ..asked.clone() };
+    let only =
+        |tokens: &[usize], asked: &Asked| Asked { mask: Some(tokens.to_vec()), ..asked.clone() };
     assert_eq!(sample(shim, &row, &[only(&[6, 9], &GREEDY)])[0].token, 6);
     assert_eq!(sample(shim, &row, &[only(&[6, 9], &warm)])[0].token, 6);
     let row = [0.5_f32.ln(), 0.3_f32.ln(), 0.2_f32.ln(), -80.0, f32::NAN];

@@ -20,7 +20,23 @@ type Launch = unsafe extern "C" fn(
     *mut *mut c_void,
     u64,
 ) -> *const c_char;
-type List = unsafe extern "C" fn(c_uint, *mut *const c_char, *mut c_uint) -> *const c_char;
+type List = unsafe extern "C" fn(
+    c_uint,
+    *mut *const c_char,
+    *mut *const c_char,
+    *mut c_uint,
+) -> *const c_char;
+
+/// What is known of an entry point.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The file it stands in.
+    pub file: String,
+    /// The types of its parameters.
+    pub parameters: Vec<String>,
+    /// Threads of a block.
+    pub threads: u32,
+}
 
 /// The kernels for one type of activations.
 pub struct Shim {
@@ -28,8 +44,7 @@ pub struct Shim {
     launch: Launch,
     alloc: unsafe extern "C" fn(usize) -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
-    /// Threads of a block and file, by name.
-    kernels: BTreeMap<String, (u32, String)>,
+    kernels: BTreeMap<String, Kernel>,
     /// Those that ran.
     ran: Mutex<BTreeSet<String>>,
 }
@@ -41,7 +56,9 @@ pub fn shim(act: Act) -> &'static Shim {
     static F16: OnceLock<Shim> = OnceLock::new();
     match act {
         Act::Bf16 => BF16.get_or_init(|| Shim::load(act, &[])),
-        Act::F16 => F16.get_or_init(|| Shim::load(act, &["-DGEMBA_ACT_F16", "-DGEMBA_HEAD_DIM=16"])),
+        Act::F16 => {
+            F16.get_or_init(|| Shim::load(act, &["-DGEMBA_ACT_F16", "-DGEMBA_HEAD_DIM=16"]))
+        }
     }
 }
 
@@ -91,13 +108,15 @@ impl Shim {
             let list: Symbol<'_, List> = library.get(b"shim_kernel\0").unwrap();
             let mut kernels = BTreeMap::new();
             for at in 0.. {
-                let (mut file, mut threads) = (std::ptr::null(), 0);
-                let name = list(at, &raw mut file, &raw mut threads);
+                let (mut file, mut parameters, mut threads) =
+                    (std::ptr::null(), std::ptr::null(), 0);
+                let name = list(at, &raw mut file, &raw mut parameters, &raw mut threads);
                 if name.is_null() {
                     break;
                 }
                 let text = |text| CStr::from_ptr(text).to_str().unwrap().to_owned();
-                kernels.insert(text(name), (threads, text(file)));
+                let parameters = text(parameters).split_whitespace().map(str::to_owned).collect();
+                kernels.insert(text(name), Kernel { file: text(file), parameters, threads });
             }
             Self {
                 act,
@@ -136,7 +155,7 @@ impl Shim {
         arguments: &Arguments<'_>,
         seed: u64,
     ) -> Result<(), String> {
-        let threads = self.kernels.get(name).map_or(1, |(threads, _)| *threads);
+        let threads = self.kernels.get(name).map_or(1, |kernel| kernel.threads);
         self.try_launch_with(name, grid, threads, arguments, seed)
     }
 
@@ -149,6 +168,10 @@ impl Shim {
         arguments: &Arguments<'_>,
         seed: u64,
     ) -> Result<(), String> {
+        // The shim reads as many arguments as the kernel has, and cannot count those it is given.
+        if let Some(kernel) = self.kernels.get(name) {
+            assert_eq!(arguments.values.len(), kernel.parameters.len(), "{name}: arguments");
+        }
         let c_name = CString::new(name).unwrap();
         let mut values = arguments.values.clone();
         let mut pointers: Vec<*mut c_void> =
@@ -204,7 +227,7 @@ impl Shim {
         let of_file: Vec<_> = self
             .kernels
             .iter()
-            .filter(|(name, (_, from))| from == file && wanted(name))
+            .filter(|(name, kernel)| kernel.file == file && wanted(name))
             .map(|(name, _)| name)
             .collect();
         assert!(!of_file.is_empty(), "{file} has no kernels");
@@ -212,9 +235,9 @@ impl Shim {
         assert!(left.is_empty(), "{file}: not tested: {left:?}");
     }
 
-    /// Every kernel with the threads of its block and its file.
-    pub fn kernels(&self) -> impl Iterator<Item = (&str, u32, &str)> {
-        self.kernels.iter().map(|(name, (threads, file))| (name.as_str(), *threads, file.as_str()))
+    /// Every kernel by name.
+    pub const fn kernels(&self) -> &BTreeMap<String, Kernel> {
+        &self.kernels
     }
 }
 

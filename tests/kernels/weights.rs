@@ -16,15 +16,8 @@ pub enum Format {
     Nf4,
 }
 
-pub const FORMATS: [Format; 7] = [
-    Format::W16,
-    Format::E4m3,
-    Format::I8,
-    Format::Q8,
-    Format::Q4,
-    Format::I4,
-    Format::Nf4,
-];
+pub const FORMATS: [Format; 7] =
+    [Format::W16, Format::E4m3, Format::I8, Format::Q8, Format::Q4, Format::I4, Format::Nf4];
 
 /// The quantiles of NF4, before they are rounded to activations.
 const QUANTILES: [f64; 16] = [
@@ -106,7 +99,6 @@ pub struct Matrix<'a> {
     pub scales: Option<Buffer<'a>>,
     /// `[n, k]`.
     pub values: Vec<f64>,
-    pub n: usize,
     pub k: usize,
 }
 
@@ -126,7 +118,10 @@ impl<'a> Matrix<'a> {
             None if format == Format::W16 => (Vec::new(), Vec::new()),
             None => {
                 let scales: Vec<f32> = (0..n).map(|_| scale_of(random) as f32).collect();
-                (scales.iter().copied().map(f64::from).collect(), as_bytes(&scales, |s| s.to_le_bytes()))
+                (
+                    scales.iter().copied().map(f64::from).collect(),
+                    as_bytes(&scales, |s| s.to_le_bytes()),
+                )
             }
             Some(group) => {
                 let per_row = k.div_ceil(format.chunk()) * format.chunk() / group;
@@ -136,7 +131,10 @@ impl<'a> Matrix<'a> {
                         f16::from_f64(if inside { scale_of(random) } else { 0.0 })
                     })
                     .collect();
-                (scales.iter().map(|s| s.to_f64()).collect(), as_bytes(&scales, |s| s.to_le_bytes()))
+                (
+                    scales.iter().map(|s| s.to_f64()).collect(),
+                    as_bytes(&scales, |s| s.to_le_bytes()),
+                )
             }
         };
         let values = (0..n * k).map(|at| {
@@ -154,7 +152,6 @@ impl<'a> Matrix<'a> {
             bytes: shim.buffer(&place(format, [n, k], &codes)),
             scales: (!scale_bytes.is_empty()).then(|| shim.buffer(&scale_bytes)),
             values: values.collect(),
-            n,
             k,
         }
     }

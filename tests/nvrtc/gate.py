@@ -112,11 +112,11 @@ def gate(home: str) -> int:
                 held = most.setdefault(name, {"registers": 0, "shared": 0})
                 for key in held:
                     held[key] = max(held[key], need[key])
-    if os.environ.get("GEMBA_BLESS_BUDGET") == "1":
+    if os.environ.get("GEMBA_BLESS") == "1":
         text = (
             "# What each kernel may need, on the worst of the architectures and activation types of\n"
             "# tests/nvrtc/gate.py: registers of a thread and bytes of shared memory of a block.\n"
-            "# Spills and stack are never allowed. Written by GEMBA_BLESS_BUDGET=1 tests/nvrtc/run.\n\n"
+            "# Spills and stack are never allowed. Written by GEMBA_BLESS=1 tests/nvrtc/run.\n\n"
         )
         for name, need in sorted(most.items()):
             text += f"{name} = {{ registers = {need['registers']}, shared = {need['shared']} }}\n"

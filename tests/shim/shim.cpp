@@ -25,9 +25,12 @@ struct f16 {
 struct bf16 {
     u16 bits;
 };
+typedef bf16 act;
+typedef long long i64;
 #include "shim.h"
 
-#if defined(__x86_64__)
+// SHIM_UCONTEXT takes the portable way on every machine.
+#if defined(__x86_64__) && !defined(SHIM_UCONTEXT)
 #define OWN_SWITCH 1
 #else
 #define OWN_SWITCH 0
@@ -43,7 +46,7 @@ namespace {
 constexpr size_t STACK = 128 << 10;
 constexpr size_t PAGE = 4096;
 constexpr unsigned MOST_THREADS = 1024;
-constexpr size_t MOST_SHARED = 227 << 10;
+constexpr size_t MOST_SHARED = 48 << 10;
 constexpr u8 POISON = 0xff;
 constexpr u8 CANARY = 0xc5;
 
@@ -174,7 +177,6 @@ struct World {
     unsigned alive = 0, at_barrier = 0;
     std::vector<u8> shared_memory;
     std::vector<SharedPart> shared_parts;
-    size_t shared_limit = 0;
     std::string error;
     bool failed = false;
     sigjmp_buf on_fault;
@@ -407,10 +409,10 @@ void check_buffers(World& w) {
 
 }  // namespace
 
-Entry::Entry(const char* name, const char* file, unsigned threads,
+Entry::Entry(const char* name, const char* file, unsigned threads, std::string parameters,
              void (*invoke)(const Entry*, void**), void (*function)())
-    : name(name), file(base(file)), threads(threads), invoke(invoke), function(function),
-      next(entries) {
+    : name(name), file(base(file)), threads(threads), parameters(std::move(parameters)),
+      invoke(invoke), function(function), next(entries) {
     entries = this;
 }
 
@@ -534,7 +536,7 @@ void* shared(const void* key, size_t bytes, Here here) {
         offset = part.offset + (part.bytes + 63) / 64 * 64 + 64;
         used += part.bytes;
     }
-    if (used > (48 << 10)) {
+    if (used > MOST_SHARED) {
         fail(here, "%zu bytes of shared memory, more than the 48 KiB of a plain launch", used);
     }
     offset += (64 - (reinterpret_cast<uintptr_t>(w.shared_memory.data()) + offset) % 64) % 64;
@@ -613,12 +615,15 @@ extern "C" __attribute__((visibility("default"))) void shim_free(void* data) {
     }
 }
 
-// The kernel at this place of the list: its name, and the file it stands in. Null behind the end.
-extern "C" __attribute__((visibility("default"))) const char* shim_kernel(unsigned at, const char** file, unsigned* threads) {
+// The kernel at this place of the list: its name, the file it stands in, the types of its
+// parameters, the threads of its block. Null behind the end.
+extern "C" __attribute__((visibility("default"))) const char* shim_kernel(
+    unsigned at, const char** file, const char** parameters, unsigned* threads) {
     const Entry* entry = entries;
     while (entry && at-- > 0) entry = entry->next;
     if (!entry) return nullptr;
     *file = entry->file;
+    *parameters = entry->parameters.c_str();
     *threads = entry->threads;
     return entry->name;
 }
@@ -626,8 +631,9 @@ extern "C" __attribute__((visibility("default"))) const char* shim_kernel(unsign
 // Runs every block of a grid. Seed 0 runs blocks and threads in ascending order, 1 in descending
 // order, any other in an order drawn from it. Null if all went well, else what went wrong; the
 // text lives until the next launch of the same thread.
-extern "C" __attribute__((visibility("default"))) const char* shim_launch(const char* name, const unsigned* grid, const unsigned* block,
-                                   unsigned shared_bytes, void** args, u64 seed) {
+extern "C" __attribute__((visibility("default"))) const char* shim_launch(
+    const char* name, const unsigned* grid, const unsigned* block, unsigned shared_bytes,
+    void** args, u64 seed) {
     World& w = world();
     const Entry* entry = entries;
     while (entry && strcmp(entry->name, name) != 0) entry = entry->next;
@@ -646,6 +652,10 @@ extern "C" __attribute__((visibility("default"))) const char* shim_launch(const 
         w.error = std::string(name) + ": a grid that a device refuses";
         return w.error.c_str();
     }
+    if (shared_bytes != 0) {
+        w.error = std::string(name) + ": dynamic shared memory, which no kernel takes";
+        return w.error.c_str();
+    }
     watch_faults();
     if (!w.stacks) {
         const std::lock_guard<std::mutex> lock(stacks_lock);
@@ -658,7 +668,6 @@ extern "C" __attribute__((visibility("default"))) const char* shim_launch(const 
     }
     w.entry = entry;
     w.args = args;
-    w.shared_limit = shared_bytes;
     w.failed = false;
     w.error.clear();
     Random random = {seed * 0x9e3779b97f4a7c15ull + 0x1234567ull};

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -78,15 +79,42 @@ inline void aligned(const void* p, size_t bytes, Here here) {
     }
 }
 
+// The words of the table of entry points for the types of parameters.
+inline const char* type_of(u8*) { return "u8*"; }
+inline const char* type_of(i8*) { return "i8*"; }
+inline const char* type_of(u32*) { return "u32*"; }
+inline const char* type_of(u64*) { return "u64*"; }
+inline const char* type_of(int*) { return "int*"; }
+inline const char* type_of(float*) { return "float*"; }
+inline const char* type_of(double*) { return "double*"; }
+inline const char* type_of(void*) { return "void*"; }
+inline const char* type_of(act*) { return "act*"; }
+inline const char* type_of(int2*) { return "int2*"; }
+inline const char* type_of(int4*) { return "int4*"; }
+inline const char* type_of(int) { return "int"; }
+inline const char* type_of(u32) { return "u32"; }
+inline const char* type_of(i64) { return "i64"; }
+inline const char* type_of(float) { return "float"; }
+template <class T>
+const char* type_name() {
+    if constexpr (std::is_pointer_v<T>) {
+        return type_of(static_cast<std::remove_const_t<std::remove_pointer_t<T>>*>(nullptr));
+    } else {
+        return type_of(T{});
+    }
+}
+
 // An entry point, known by name.
 struct Entry {
     const char* name;
     const char* file;
     unsigned threads;
+    // Types of the parameters, each followed by a space.
+    std::string parameters;
     void (*invoke)(const Entry*, void**);
     void (*function)();
     const Entry* next;
-    Entry(const char* name, const char* file, unsigned threads,
+    Entry(const char* name, const char* file, unsigned threads, std::string parameters,
           void (*invoke)(const Entry*, void**), void (*function)());
 };
 
@@ -104,8 +132,8 @@ struct Caller {
 };
 template <class... Args>
 Entry enter(const char* name, const char* file, unsigned threads, void (*function)(Args...)) {
-    return Entry(name, file, threads, &Caller<Args...>::invoke,
-                 reinterpret_cast<void (*)()>(function));
+    return Entry(name, file, threads, (std::string() + ... + (type_name<Args>() + std::string(" "))),
+                 &Caller<Args...>::invoke, reinterpret_cast<void (*)()>(function));
 }
 
 }  // namespace shim
