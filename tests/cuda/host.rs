@@ -26,7 +26,8 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(activation: Activation) -> Self {
+    /// A card of so many multiprocessors, by which a backend divides products.
+    pub fn new(activation: Activation, multiprocessors: u32) -> Self {
         let shim = shim(match activation {
             Activation::Bf16 => Act::Bf16,
             Activation::F16 => Act::F16,
@@ -38,7 +39,7 @@ impl Host {
             memory: 1 << 30,
             cache: 1 << 18,
             capability: (8, 0),
-            multiprocessors: 3,
+            multiprocessors,
         };
         Self {
             shim,

@@ -97,11 +97,12 @@ fn contexts_of_several_pieces_are_combined() {
     let plan = &mut [(&mut long, 1), (&mut short, 1)];
     step(&mut cuda, plan, Sampling::GREEDY).unwrap();
     let launched = tape.launched();
-    let of =
-        |name: &str| launched.iter().filter(|(found, ..)| found == name).map(|(_, grid, _)| *grid);
-    assert_eq!(of("attn_decode_d64_f16").collect::<Vec<_>>(), [[3, 1, 2]]);
-    assert_eq!(of("attn_combine").collect::<Vec<_>>(), [[1, 2, 1]]);
-    assert_eq!(of("attn_prefill_d64_f16").count(), 0);
+    let of = |name: &str| -> Vec<[u32; 3]> {
+        launched.iter().filter(|(found, ..)| found == name).map(|(_, grid, _)| *grid).collect()
+    };
+    assert_eq!(of("attn_decode_d64_f16"), [[3, 1, 2]]);
+    assert_eq!(of("attn_combine"), [[1, 2, 1]]);
+    assert_eq!(of("attn_prefill_d64_f16").len(), 0);
 }
 
 #[test]

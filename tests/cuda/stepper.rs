@@ -26,8 +26,18 @@ pub fn activation(precision: Precision) -> Activation {
 
 /// A card that is the host, with `model` on it.
 pub fn on_host(model: &Model, precision: Precision, limits: Limits, clock: WallClock) -> Cuda {
+    on_card(model, precision, limits, (1, clock))
+}
+
+/// The same on a card of so many multiprocessors.
+pub fn on_card(
+    model: &Model,
+    precision: Precision,
+    limits: Limits,
+    (multiprocessors, clock): (u32, WallClock),
+) -> Cuda {
     let options = cuda::Options { precision, kv_precision: Precision::F16, limits };
-    let host = Box::new(Host::new(activation(precision)));
+    let host = Box::new(Host::new(activation(precision), multiprocessors));
     Cuda::load(host, model, options, Arc::new(clock)).unwrap()
 }
 

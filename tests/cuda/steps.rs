@@ -8,7 +8,7 @@ use gemba::event::WallClock;
 use gemba::model::{Model, Precision, open};
 
 use crate::near;
-use crate::stepper::{LIMITS, Sequence, activation, on_cpu, on_host, small, step, tokens, whole};
+use crate::stepper::{LIMITS, Sequence, activation, on_card, on_cpu, on_host, small, step, tokens, whole};
 
 fn checkpoint(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
@@ -18,7 +18,8 @@ fn checkpoint(name: &str) -> Model {
 /// Every row of three sequences that are read in chunks and decoded beside each other.
 fn mixed_steps_match(name: &str, model: &Model, precision: Precision) {
     let (mut cpu, activation) = (on_cpu(model, precision, LIMITS), activation(precision));
-    let mut cuda = on_host(model, precision, LIMITS, WallClock::start());
+    // Enough multiprocessors that products with many inputs are divided.
+    let mut cuda = on_card(model, precision, LIMITS, (66, WallClock::start()));
     let vocab = model.shape().vocab;
     let texts = [(40, 1), (23, 2), (9, 3)].map(|(count, seed)| tokens(count, seed, vocab));
     let expected = [0, 1, 2].map(|i| whole(&mut cpu, &texts[i]));
@@ -73,6 +74,15 @@ fn bf16_and_quantized_weights() {
     let model = small(|_| ());
     for precision in [Precision::Bf16, Precision::Q8_0, Precision::Q4_0] {
         mixed_steps_match("small", &model, precision);
+    }
+}
+
+#[test]
+fn products_whose_inputs_are_divided() {
+    // 2048 inputs of the down product: in two parts for few rows, in four for more.
+    let model = small(|shape| (shape.layers, shape.ffn) = (1, 2048));
+    for precision in [Precision::Bf16, Precision::Q4_0] {
+        mixed_steps_match("wide", &model, precision);
     }
 }
 

@@ -189,6 +189,37 @@ mod tests {
         }
     }
 
+    /// Where `GEMBA_NVRTC` is set, as tests/run does once it has fetched the compiler. A card is not
+    /// needed: what this backend gives the compiler, headers in memory and all, becomes images that
+    /// hold every kernel it asks for.
+    #[test]
+    fn every_program_compiles_to_an_image_with_its_kernels() {
+        use super::super::image::{Activation, images};
+        if std::env::var_os("GEMBA_NVRTC").is_none() {
+            return;
+        }
+        let compiler = Nvrtc::open((9, 0)).unwrap();
+        assert!(compiler.identity().ends_with(" sm_90a"), "{}", compiler.identity());
+        let programs = Program::all(Activation::Bf16, 128);
+        let all = images(None, &compiler, &programs).unwrap();
+        assert!(all.iter().all(|image| image.starts_with(b"\x7fELF")));
+        let names = [
+            "embed_q4_0", "rms_norm", "gemv_q4_0_r8", "gemv_q4_0_r16", "gemm_q4_0",
+            "gemv_w16_swiglu_r8", "gemv_w16_swiglu_r16", "gemm_w16_swiglu", "rope_append_f16",
+            "attn_decode_d128_bf16", "attn_combine", "attn_prefill_d128_f16", "sample_scan",
+            "sample_choose", "roof_read", "roof_copy", "roof_fma", "roof_mma", "roof_nothing",
+        ];
+        for name in names {
+            // As a symbol: between two zeros.
+            let symbol = [b"\0", name.as_bytes(), b"\0"].concat();
+            let holds = |image: &Vec<u8>| image.windows(symbol.len()).any(|part| part == symbol);
+            assert!(all.iter().any(holds), "{name}");
+        }
+        let heads = Program { head_dim: Some(7), ..programs[0] };
+        let said = compiler.compile(&heads).unwrap_err().to_string();
+        assert!(said.starts_with("compile attn_decode.cu: NVRTC_ERROR_COMPILATION: "), "{said}");
+    }
+
     #[test]
     fn without_the_library_there_is_an_error() {
         if version().is_none() {
