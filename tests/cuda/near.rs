@@ -5,30 +5,34 @@
 //! number is off by about √n·u of its size, which for these two or three layers is under 5u. Bounds
 //! are three times that of the row's largest logit; a token may be another one than the CPU's
 //! only where the CPU's own logits of the two are nearer to each other than twice the bound.
+//!
+//! Before weights in blocks the CPU rounds rows too, to 8 bits beside the largest of 32: half a
+//! step is 2⁻⁸ of that one, as much as bf16's. There the bound is twice as wide.
 
-use gemba::backend::cuda::Activation;
+use gemba::model::Precision;
 
 /// The bound beside a row's largest logit.
-fn share(activation: Activation) -> f32 {
-    match activation {
-        Activation::Bf16 => 15.0 / 256.0,
-        Activation::F16 => 15.0 / 2048.0,
+fn share(precision: Precision) -> f32 {
+    match precision {
+        Precision::F16 => 15.0 / 2048.0,
+        Precision::Q8_0 | Precision::Q4_0 => 30.0 / 256.0,
+        _ => 15.0 / 256.0,
     }
 }
 
 /// How far a logit of this row may be off.
-pub fn bound(activation: Activation, expected: &[f32]) -> f32 {
-    share(activation) * expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()))
+pub fn bound(precision: Precision, expected: &[f32]) -> f32 {
+    share(precision) * expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()))
 }
 
 /// The largest distance between two rows of logits, beside the bound.
-pub fn distance(activation: Activation, expected: &[f32], found: &[f32]) -> f32 {
+pub fn distance(precision: Precision, expected: &[f32], found: &[f32]) -> f32 {
     assert_eq!(expected.len(), found.len());
     let pairs = expected.iter().zip(found);
     let farthest = pairs
         .map(|(x, y)| (x - y).abs())
         .fold(0.0, |most: f32, x| if x.is_nan() { f32::INFINITY } else { most.max(x) });
-    farthest / bound(activation, expected)
+    farthest / bound(precision, expected)
 }
 
 /// What a token is to the logits that it should be the largest of.
@@ -42,12 +46,12 @@ pub enum Choice {
     Wrong,
 }
 
-pub fn choice(activation: Activation, logits: &[f32], token: u32) -> Choice {
+pub fn choice(precision: Precision, logits: &[f32], token: u32) -> Choice {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let found = logits[token as usize];
     if found == largest {
         Choice::Same
-    } else if largest - found <= 2.0 * bound(activation, logits) {
+    } else if largest - found <= 2.0 * bound(precision, logits) {
         Choice::Tied
     } else {
         Choice::Wrong
@@ -55,8 +59,8 @@ pub fn choice(activation: Activation, logits: &[f32], token: u32) -> Choice {
 }
 
 /// How many tokens the bound would let pass for the largest.
-pub fn passing(activation: Activation, logits: &[f32]) -> usize {
+pub fn passing(precision: Precision, logits: &[f32]) -> usize {
     (0..logits.len() as u32)
-        .filter(|token| choice(activation, logits, *token) != Choice::Wrong)
+        .filter(|token| choice(precision, logits, *token) != Choice::Wrong)
         .count()
 }

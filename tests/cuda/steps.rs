@@ -8,7 +8,7 @@ use gemba::event::WallClock;
 use gemba::model::{Model, Precision, open};
 
 use crate::near;
-use crate::stepper::{LIMITS, Sequence, activation, on_card, on_cpu, on_host, small, step, tokens, whole};
+use crate::stepper::{LIMITS, Sequence, on_card, on_cpu, on_host, small, step, tokens, whole};
 
 fn checkpoint(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
@@ -17,7 +17,7 @@ fn checkpoint(name: &str) -> Model {
 
 /// Every row of three sequences that are read in chunks and decoded beside each other.
 fn mixed_steps_match(name: &str, model: &Model, precision: Precision) {
-    let (mut cpu, activation) = (on_cpu(model, precision, LIMITS), activation(precision));
+    let mut cpu = on_cpu(model, precision, LIMITS);
     // Enough multiprocessors that products with many inputs are divided.
     let mut cuda = on_card(model, precision, LIMITS, (66, WallClock::start()));
     let vocab = model.shape().vocab;
@@ -32,7 +32,7 @@ fn mixed_steps_match(name: &str, model: &Model, precision: Precision) {
         for (which, rows) in logits {
             for (at, row) in rows.iter().enumerate() {
                 let expected = &expected[*which][first[*which] + at];
-                farthest = farthest.max(near::distance(activation, expected, row));
+                farthest = farthest.max(near::distance(precision, expected, row));
             }
         }
     };
@@ -132,11 +132,7 @@ fn long_contexts_are_cut_into_pieces() {
         let [one, two] = &mut sequences;
         let expected = step(&mut cpu, &mut [(one, 1)], Sampling::GREEDY).unwrap();
         let found = step(&mut cuda, &mut [(two, 1)], Sampling::GREEDY).unwrap();
-        let distance = near::distance(
-            activation(Precision::Bf16),
-            &expected.logits[0][0],
-            &found.logits[0][0],
-        );
+        let distance = near::distance(Precision::Bf16, &expected.logits[0][0], &found.logits[0][0]);
         assert!(distance < 1.0, "{distance} of the bound");
     }
 }

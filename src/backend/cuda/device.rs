@@ -71,11 +71,11 @@ pub struct Cuda {
     pub(super) cache: Vec<[Address; 2]>,
     pub(super) rooms: Rooms,
     pub(super) step: Step,
-    /// The beginning of a step, and the beginning and end of each launch.
+    /// The first launch of a step, and the beginning and end of each.
     begun: Event,
     events: Vec<[Event; 2]>,
     launched: usize,
-    /// The host's time just before the beginning of the step was noted.
+    /// The host's time just before the first launch.
     anchor: Nanos,
     /// What is read back of a step's tokens.
     chosen: Vec<u8>,
@@ -315,11 +315,7 @@ impl Backend for Cuda {
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
         self.launched = 0;
         self.logits.take();
-        self.step.take(&*self.driver, inputs)?;
-        // The device reaches the event after this, so that no span begins before its launch.
-        self.anchor = self.clock.now();
-        self.driver.record(self.begun)?;
-        Ok(())
+        self.step.take(&*self.driver, inputs)
     }
 
     fn launch(&mut self, op: Op) -> Result<(), DeviceError> {
@@ -331,6 +327,11 @@ impl Backend for Cuda {
             let most = self.events.len();
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
         };
+        if self.launched == 0 {
+            // The device comes to the event after this, so that no span begins before its launch.
+            self.anchor = self.clock.now();
+            self.driver.record(self.begun)?;
+        }
         self.launched += 1;
         self.driver.record(start)?;
         self.run(op)?;
@@ -362,14 +363,14 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    /// Empty if the device fails while they are read.
+    /// Not numbers if the device fails while they are read.
     fn logits(&self) -> &[f32] {
         self.logits.get_or_init(|| {
             let floats = self.step.placed.asked as usize * self.shape.vocab as usize;
             let mut bytes = vec![0; 4 * floats];
             match self.driver.read(self.rooms.logits, &mut bytes) {
                 Ok(()) => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-                Err(_) => Vec::new(),
+                Err(_) => vec![f32::NAN; floats],
             }
         })
     }

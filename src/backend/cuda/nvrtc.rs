@@ -204,10 +204,25 @@ mod tests {
         let all = images(None, &compiler, &programs).unwrap();
         assert!(all.iter().all(|image| image.starts_with(b"\x7fELF")));
         let names = [
-            "embed_q4_0", "rms_norm", "gemv_q4_0_r8", "gemv_q4_0_r16", "gemm_q4_0",
-            "gemv_w16_swiglu_r8", "gemv_w16_swiglu_r16", "gemm_w16_swiglu", "rope_append_f16",
-            "attn_decode_d128_bf16", "attn_combine", "attn_prefill_d128_f16", "sample_scan",
-            "sample_choose", "roof_read", "roof_copy", "roof_fma", "roof_mma", "roof_nothing",
+            "embed_q4_0",
+            "rms_norm",
+            "gemv_q4_0_r8",
+            "gemv_q4_0_r16",
+            "gemm_q4_0",
+            "gemv_w16_swiglu_r8",
+            "gemv_w16_swiglu_r16",
+            "gemm_w16_swiglu",
+            "rope_append_f16",
+            "attn_decode_d128_bf16",
+            "attn_combine",
+            "attn_prefill_d128_f16",
+            "sample_scan",
+            "sample_choose",
+            "roof_read",
+            "roof_copy",
+            "roof_fma",
+            "roof_mma",
+            "roof_nothing",
         ];
         for name in names {
             // As a symbol: between two zeros.
