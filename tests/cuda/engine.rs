@@ -49,7 +49,7 @@ fn orders(vocab: u32) -> Vec<Order<'static>> {
                     route: String::new(),
                     at: Nanos::ZERO,
                     prompt_tokens: prompt.len() as u32,
-                    max_tokens: 4 + id * 2,
+                    max_tokens: 12 + id * 3,
                 },
                 prompt,
                 answer: Answer::Free { sampling: Sampling::GREEDY, end_tokens: Rc::new([]) },
@@ -102,8 +102,6 @@ struct Verified {
     tokens: usize,
     same: usize,
     wrong: usize,
-    /// Tokens whose row would have let no other one pass.
-    alone: usize,
 }
 
 /// Every token of the answers against the CPU's logits behind the tokens before it.
@@ -116,7 +114,6 @@ fn verify(model: &Model, precision: Precision, answers: &Answers) -> Verified {
         let rows = whole(&mut cpu, &text);
         for (row, token) in rows[order.prompt.len() - 1..].iter().zip(output) {
             verified.tokens += 1;
-            verified.alone += usize::from(near::passing(precision, row) == 1);
             match near::choice(precision, row, *token) {
                 Choice::Same => verified.same += 1,
                 Choice::Tied => {}
@@ -130,7 +127,7 @@ fn verify(model: &Model, precision: Precision, answers: &Answers) -> Verified {
 /// A switch, set.
 type Change<'a> = &'a dyn Fn(&mut Options);
 
-fn every_token_is_the_cpus(model: &Model, precision: Precision, least_alone: f64) {
+fn every_token_is_the_cpus(model: &Model, precision: Precision) {
     let switches: [(&str, Change<'_>); 6] = [
         ("one at a time", &|options| {
             options.batching.max_num_seqs = 1;
@@ -145,15 +142,15 @@ fn every_token_is_the_cpus(model: &Model, precision: Precision, least_alone: f64
         }),
         ("preempted, prefix cache", &|options| options.memory.kv_blocks = 7),
     ];
-    let lengths: usize = (0..6).map(|id| 4 + id * 2).sum();
+    let lengths: usize = (0..6).map(|id| 12 + id * 3).sum();
     for (name, change) in switches {
         let (answers, facts) = play(model, precision, change);
         let verified = verify(model, precision, &answers);
         assert_eq!(verified.tokens, lengths, "{name}");
         assert_eq!(verified.wrong, 0, "{name}, {precision:?}: {verified:?}");
-        let share = |count: usize| count as f64 / verified.tokens as f64;
-        assert!(share(verified.same) >= 0.9, "{name}, {precision:?}: {verified:?}");
-        assert!(share(verified.alone) >= least_alone, "{name}, {precision:?}: {verified:?}");
+        // A token that was chosen by chance would be the same one in three hundred.
+        let same = verified.same as f64 / verified.tokens as f64;
+        assert!(same >= 0.9, "{name}, {precision:?}: {verified:?}");
         let preempted = facts.rows_of(Fate::PreemptRecompute) > 0;
         assert_eq!(preempted, name.starts_with("preempted"), "{name}");
         let cached: u32 = facts.finishes.values().map(|finish| finish.cached_tokens).sum();
@@ -170,12 +167,12 @@ fn every_token_is_the_cpus(model: &Model, precision: Precision, least_alone: f64
 fn in_f16_every_token_is_the_cpus_or_tied_with_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/llama-gqa");
     let model = open(folder.to_str().unwrap(), 0).unwrap();
-    every_token_is_the_cpus(&model, Precision::F16, 0.7);
+    every_token_is_the_cpus(&model, Precision::F16);
 }
 
 #[test]
 fn with_quantized_weights_every_token_is_the_cpus_or_tied_with_it() {
-    every_token_is_the_cpus(&small(|_| ()), Precision::Q4_0, 0.2);
+    every_token_is_the_cpus(&small(|_| ()), Precision::Q4_0);
 }
 
 #[test]

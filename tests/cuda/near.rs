@@ -57,10 +57,3 @@ pub fn choice(precision: Precision, logits: &[f32], token: u32) -> Choice {
         Choice::Wrong
     }
 }
-
-/// How many tokens the bound would let pass for the largest.
-pub fn passing(precision: Precision, logits: &[f32]) -> usize {
-    (0..logits.len() as u32)
-        .filter(|token| choice(precision, logits, *token) != Choice::Wrong)
-        .count()
-}

@@ -52,8 +52,8 @@ impl Library {
         match self {
             Self::Driver => "NVIDIA's driver 570 or newer brings it (libcuda.so.1)",
             Self::Nvrtc => {
-                "the CUDA toolkit brings it, or `pip install nvidia-cuda-nvrtc` with its lib folder \
-                 in LD_LIBRARY_PATH"
+                "the CUDA toolkit brings it, or `pip install nvidia-cuda-nvrtc` with its lib \
+                 folder in LD_LIBRARY_PATH"
             }
             Self::Nvml => "NVIDIA's driver brings it (libnvidia-ml.so.1)",
             Self::Cupti => "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti`",

@@ -128,7 +128,7 @@ impl Compiler for Nvrtc {
         let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).collect::<Vec<_>>();
         let (header_pointers, name_pointers) = (pointers(&headers), pointers(&names));
         let mut handle = Handle(ptr::null_mut());
-        // SAFETY: all texts end in zero and outlive the program; there are as many names as headers.
+        // SAFETY: all texts end in zero and outlive the program; each header has its name.
         said("nvrtcCreateProgram", unsafe {
             sys::nvrtcCreateProgram(
                 &raw mut handle.0,
@@ -189,9 +189,9 @@ mod tests {
         }
     }
 
-    /// Where `GEMBA_NVRTC` is set, as tests/run does once it has fetched the compiler. A card is not
-    /// needed: what this backend gives the compiler, headers in memory and all, becomes images that
-    /// hold every kernel it asks for.
+    /// Where `GEMBA_NVRTC` is set, as tests/run does once it has fetched the compiler. A card is
+    /// not needed: what this backend gives the compiler, headers in memory and all, becomes images
+    /// that hold every kernel it asks for.
     #[test]
     fn every_program_compiles_to_an_image_with_its_kernels() {
         use super::super::image::{Activation, images};
