@@ -50,9 +50,13 @@ def main(work: pathlib.Path, folder: pathlib.Path, commit: str) -> None:
         )
     lines += [f"\nDid not run: {what}." for what in evidence["refused"]]
     lines += ["", "## Where the time of a run went", "", "| cause | device time |", "|---|---|"]
-    causes = [c for c in evidence["ledger"]["causes"] if c["commodity"] == "device_time"]
-    for cause in sorted(causes, key=lambda cause: -cause["share"])[:15]:
-        lines.append(f"| {cause['cause']} | {100 * cause['share']:.1f} % |")
+    shares: dict[str, float] = {}
+    for row in evidence["ledger"]["causes"]:
+        if row["commodity"] == "device_time":
+            shares[row["cause"]] = shares.get(row["cause"], 0.0) + row["share"]
+    for cause, share in sorted(shares.items(), key=lambda entry: -entry[1]):
+        if share >= 0.0005:
+            lines.append(f"| {cause} | {100 * share:.1f} % |")
     (folder / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
     (folder / "evidence.md").write_text("\n".join(lines) + "\n")
 

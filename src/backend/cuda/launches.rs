@@ -164,11 +164,15 @@ impl Cuda {
         let multiprocessors = self.driver.card().multiprocessors;
         let split = Split::of(matrix.rows, matrix.inputs, swiglu, multiprocessors);
         let kernels = &self.kernels.products[usize::from(swiglu)];
-        let (kernel, grid) = match rows {
-            ..=FEWER_ROWS => (kernels[0], [split.few_blocks, split.few_parts, 1]),
-            ..=FEW_ROWS => (kernels[1], [split.few_blocks, split.few_parts, 1]),
-            ..=TILE_ROWS => (kernels[2], [split.blocks, 1, split.parts]),
-            _ => (kernels[2], [split.blocks, rows.div_ceil(TILE_ROWS), 1]),
+        let few = [split.few_blocks, split.few_parts, 1];
+        let (kernel, grid) = if rows <= FEWER_ROWS {
+            (kernels[0], few)
+        } else if rows <= FEW_ROWS {
+            (kernels[1], few)
+        } else if rows <= TILE_ROWS {
+            (kernels[2], [split.blocks, 1, split.parts])
+        } else {
+            (kernels[2], [split.blocks, rows.div_ceil(TILE_ROWS), 1])
         };
         let outputs = if swiglu { matrix.rows / 2 } else { matrix.rows };
         let arguments = Arguments::new()

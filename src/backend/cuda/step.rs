@@ -124,7 +124,7 @@ impl Step {
         };
         placed.positions = self.put(positions().map(|(_, position)| position));
         placed.slots = self.put(positions().map(|(sequence, position)| {
-            sequence.blocks[(position / tokens) as usize] << bits | position % tokens
+            (sequence.blocks[(position / tokens) as usize] << bits) | (position % tokens)
         }));
         // What lies behind a sequence's own end is not read.
         let needed = |context: u32, rows: usize| (context + rows as u32).div_ceil(tokens) as usize;
