@@ -4,7 +4,7 @@
 // Shapes. silu_mul: gate_up [rows, 2F] act, gate before up, to out [rows, F]; F divisible by 8.
 // bias_add: y [rows, width] += bias [width].
 //
-// Budget. silu_mul: 3TFa bytes, 5TF operations (row 8U), all of it saved by the product with a
+// Budget. silu_mul: 3TFa bytes, 5TF operations, all of it saved by the product with a
 // SwiGLU epilogue. bias_add: 2T·width·a + width·a bytes, T·width operations.
 //
 // How. Eight elements per thread, 16-byte loads and stores; nothing to gain beyond that.

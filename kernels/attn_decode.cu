@@ -16,13 +16,13 @@
 // for contexts of more than one piece.
 //
 // How. The context is cut at multiples of `piece_tokens`, so that a row's result depends on its own
-// length alone and not on the batch; the grid is [pieces, kv_heads, seqs], and a piece of 256 tokens
-// of 8 KV heads fills 132 multiprocessors from 4k tokens of context. A block's four warps take tiles
-// of 16 tokens in turn: each lane has up to sixteen 16-byte loads of a tile in flight, and all query
-// heads of the group share them as rows of one mma, so that keys and values are read once. No
-// shared memory until the warps' sums meet.
+// length alone and not on the batch; the grid is [pieces, kv_heads, seqs]. With 8 KV heads, pieces
+// of 128 tokens are two blocks for each of 132 multiprocessors from 4224 tokens on. A block's four
+// warps take tiles of 16 tokens in turn: a lane may have all sixteen 16-byte loads of a tile in
+// flight, and all query heads of the group share them as rows of one mma, so that keys and values
+// are read once. No shared memory until the warps' sums meet.
 //
-// Versions tried. Multiply-adds on CUDA cores: at 8 query heads per KV head and 4.3 TB/s of bf16
+// Versions considered. Multiply-adds on CUDA cores: at 8 query heads per KV head and 4.3 TB/s of bf16
 // they need half the issue slots of an H200 for the products alone, all of them at 8 bits. Values
 // through shared memory and ldmatrix.trans: a barrier per tile, for what eight permutes do.
 //

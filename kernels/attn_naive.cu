@@ -9,12 +9,12 @@
 // heads, head_dim] act. positions and sequences [rows]: a row's position and its row of the tables.
 // Pools, scales and tables as in kv.cuh. `tokens` is at least the longest context.
 //
-// Budget (rows 5U and 6U beside src/cost): the fused form's, and 16 · Hq · rows · tokens bytes of
+// Budget: the fused form's, and 16 · Hq · rows · tokens bytes of
 // excess: scores written and read twice. No tile is skipped: 4Hq·D · rows · tokens operations, and
 // 5 per score.
 //
 // How. As one would write it first: a thread per score, a warp per softmax row, a thread per
-// element of the output. Grids: [⌈tokens / 128⌉, heads, rows], [⌈rows · heads / 4⌉] and [heads, rows].
+// element of the output.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
 
@@ -92,8 +92,8 @@ KERNEL(128, 4, attn_softmax, float* scores, const int* positions, int rows, int 
 #define NAIVE(kv, Kv)                                                                              \
     KERNEL(128, 4, attn_scores_##kv, float* scores, const act* q, int q_stride, const u8* keys,    \
            const float* key_scales, const int* tables, int table_stride, const int* positions,     \
-           const int* sequences, int tokens, int heads, int kv_heads, int head_dim, int block_bits, \
-           float scale) {                                                                          \
+           const int* sequences, int tokens, int heads, int kv_heads, int head_dim,                  \
+           int block_bits, float scale) {                                                          \
         scores_of<Kv>(scores, q, q_stride, keys, key_scales, tables, table_stride, positions,      \
                       sequences, tokens, heads, kv_heads, head_dim, block_bits, scale);            \
     }                                                                                              \

@@ -6,21 +6,21 @@
 // grid is [tiles, heads]. A head is 16, 32, 64, 80, 96 or 128 elements. `window` is how far a row
 // looks back with itself, 0 for all.
 //
-// Budget (attention, prefill in src/cost), p cached and T new tokens of a sequence: k(2Hkv·D Σ(p + T))
-// KV bytes, read again per tile and query head of a group from the second-level cache; 2T·Hq·D·a +
-// 4 · blocks activation bytes; 4Hq·D Σ(Tp + T(T + 1)/2) operations. Tiles of the mask's edge are
-// computed whole: up to 48 of 64 columns more per row.
+// Budget (attention, prefill in src/cost), p cached and T new tokens of a sequence:
+// k(2Hkv·D Σ(p + T)) KV bytes, read again per tile and query head of a group from the second-level
+// cache; 2T·Hq·D·a + 4 · blocks activation bytes; 4Hq·D Σ(Tp + T(T + 1)/2) operations. Steps at the
+// mask's edge are computed whole: up to 46 columns more per row.
 //
-// How. Four warps have 16 rows each; keys and values pass through shared memory 32 tokens at a time,
-// the next 32 copied while these are used (8-bit caches: decoded on their way, by the same threads).
-// Rows of keys are 16 bytes and rows of values an odd multiple of 32 bytes apart modulo 128, and
+// How. Four warps have 16 rows each; keys and values pass through shared memory 32 tokens at a
+// time, the next 32 copied while these are used (8-bit caches: decoded on their way, by the same
+// threads). Rows of keys are 16 bytes and rows of values an odd multiple of 32 bytes apart modulo 128, and
 // column n of a tile is token n/2 + 4 · (n mod 2), so that the lanes of a quarter warp read eight
 // different 16-byte banks of keys and of values. Softmax in f32, in powers of two.
 //
 // Steps begin at multiples of 32 tokens of the sequence, and a step that a row does not attend to
 // changes nothing of it: its result depends neither on its tile nor on how the sequence was cut.
 //
-// Versions tried. 64 tokens at a time: 72 KiB of shared memory at 128 elements, beyond a plain
+// Versions considered. 64 tokens at a time: 72 KiB of shared memory at 128 elements, beyond a plain
 // launch. Rows of all heads of a group in one tile: reads keys once per group, but a tile then has
 // 64 / group rows, and short chunks leave most of it empty.
 //
@@ -58,7 +58,8 @@ struct Prefill {
             i64 place = 0;
             if (there) {
                 const int block = __ldg(table + (at >> block_bits));
-                place = kv_place(block, at & ((1 << block_bits) - 1), kv_heads, kv_head, block_bits);
+                const int inside = at & ((1 << block_bits) - 1);
+                place = kv_place(block, inside, kv_heads, kv_head, block_bits);
             }
             u8* key = stage + token * key_step + 16 * piece;
             u8* value = stage + keys_bytes + token * value_step + 16 * piece;

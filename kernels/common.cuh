@@ -81,13 +81,14 @@ DEVICE float fetch_float(const float* p) { return __ldcg(p); }
 DEVICE void copy16_async(void* shared, const void* global, bool valid) {
     const u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+                 : "memory");
 }
-DEVICE void copy_commit() { asm volatile("cp.async.commit_group;"); }
+DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `open` of this thread's committed groups are under way.
 template <int open>
 DEVICE void copy_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(open));
+    asm volatile("cp.async.wait_group %0;" ::"n"(open) : "memory");
 }
 
 DEVICE float f16_to_float(u16 bits) {
@@ -213,7 +214,8 @@ DEVICE float high2(f16, u32 pair) { return f16_to_float(static_cast<u16>(pair >>
 // What is too large for f16 becomes its largest number, as in the CPU backend's cache.
 DEVICE u32 pack_saturated(bf16, float low, float high) { return pack_bf16(low, high); }
 DEVICE u32 pack_saturated(f16, float low, float high) {
-    return pack_f16(fminf(fmaxf(low, -65504.0f), 65504.0f), fminf(fmaxf(high, -65504.0f), 65504.0f));
+    const float largest = 65504.0f;
+    return pack_f16(fminf(fmaxf(low, -largest), largest), fminf(fmaxf(high, -largest), largest));
 }
 
 template <class T>

@@ -1,20 +1,20 @@
 // Rows of a weight matrix back to activations: the embedding of each token, and whole matrices for
 // what multiplies 16-bit weights only.
 //
-// Shapes. embed_*: tokens [rows] and a matrix [vocab, k] in a format of weight.cuh to [rows, k] act;
-// a token below zero pads a graph's batch and gives zeros. dequantize_*: a matrix [n, k] to
+// Shapes. embed_*: tokens [rows] and a matrix [vocab, k] in a format of weight.cuh to [rows, k]
+// act; a token below zero pads a graph's batch and gives zeros. dequantize_*: a matrix [n, k] to
 // [n, k] act, row-major.
 //
 // Budget. embed: w(rows · k) weight bytes and 2 · rows · k bytes written, no operations (embed in
 // src/cost). dequantize: w(nk) read, 2nk written, nk operations: all of it over-processing beside
-// the fused products, and read again by the product that follows (row 11U: + 4nk).
+// the fused products, and 2nk more are read again by the product that follows.
 //
 // How. A thread takes one 16-byte load's worth of a row, eight, sixteen or thirty-two weights, and
 // writes it eight at a time. The permuted formats make runs of eight inputs of 16-byte stores, so
 // both sides move whole sectors. The grid is [⌈k / 2048⌉, rows or n] for 16-bit weights,
 // ⌈k / 4096⌉ and ⌈k / 8192⌉ for 8 and 4 bits: 256 threads of one load each.
 //
-// Versions tried. One thread per weight: the same bytes in 16 to 32 times the instructions.
+// Versions considered. One thread per weight: the same bytes in 16 to 32 times the instructions.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
 

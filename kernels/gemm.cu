@@ -5,7 +5,7 @@
 // Shapes. As gemv.cu, and the same arguments. A block has 128 outputs (64 gates and their ups with
 // `_swiglu`) by 64 rows; the grid is [⌈n / 128⌉ or ⌈n / 64⌉, ⌈rows / 64⌉, parts of the inputs].
 //
-// Budget (row 3 of the formulas in src/cost): w(kn) weight bytes, rows · (k + n) · 2 bytes of
+// Budget (products in src/cost): w(kn) weight bytes, rows · (k + n) · 2 bytes of
 // activations (residual, SwiGLU and f32 as in gemv.cu), 2 · rows · k · n operations. Beyond 64
 // rows the weights are read again per 64 rows, mostly from the second-level cache. With
 // gridDim.z = s > 1, 2 · 4 · s · n · rows (rounded up to tiles) bytes of excess stay in that cache.
@@ -20,7 +20,7 @@
 // A row's result does not depend on the other rows: the order of a sum is fixed by k and gridDim.z,
 // which the caller chooses by n and k alone.
 //
-// Versions tried. 64 outputs per block: the activations cross the second-level cache n / 64 times,
+// Versions considered. 64 outputs per block: the activations cross the second-level cache n / 64 times,
 // at 64 rows and four bits four times the bytes of the weights. Two 16-output tiles per warp: fewer
 // reads of shared memory per mma, but 64 more registers where a scale needs its own sum. The next
 // step's weights in registers of their own: 206 registers instead of 128 at 16 bits, and one block
@@ -174,11 +174,19 @@ DEVICE void gemm(const Product& p) {
 
 }  // namespace
 
-// Sums of their own for each scale leave no registers for a second block of a multiprocessor.
+// Blocks of a multiprocessor: two, but where sums of their own for each scale, or the decoding of
+// bytes to f16, leave no registers for a second one.
+template <class Format>
+constexpr int resident = 1;
+template <>
+constexpr int resident<W16> = 2;
+template <>
+constexpr int resident<E4m3> = 2;
+
 #define GEMM(name, Format, swiglu)                                                               \
-    KERNEL(256, (Format::group == 0 ? 2 : 1), name, void* out, const act* x, const u8* weights, const void* scales,         \
-           const act* bias, const act* residual, float* workspace, u32* counts, int rows, int n, \
-           int k, int wide) {                                                                    \
+    KERNEL(256, resident<Format>, name, void* out, const act* x, const u8* weights,              \
+           const void* scales, const act* bias, const act* residual, float* workspace,           \
+           u32* counts, int rows, int n, int k, int wide) {                                      \
         const Product p = {out,       x,      weights, scales, bias, residual,                   \
                            workspace, counts, rows,    n,      k,    wide != 0};                 \
         gemm<Format, swiglu>(p);                                                                 \

@@ -4,7 +4,7 @@
 // up to 8 rows, `_r16` up to 16. With `_swiglu` the matrix is [2n, k], gate above up, and
 // y = silu(gate) · up. Bias and residual are added to the sum before it is rounded.
 //
-// Budget (row 3 of the formulas in src/cost): w(kn) weight bytes, rows · (k + n) · 2 bytes of
+// Budget (products in src/cost): w(kn) weight bytes, rows · (k + n) · 2 bytes of
 // activations (k + 2n with a residual, k + n/2 of the matrix's rows with SwiGLU, 4 bytes per
 // output if f32), 2 · rows · k · n operations. With gridDim.y = s > 1 the sums of the parts are
 // excess: 2 · 4 · 8s · rows rounded up to 8 · n bytes, which stay in the second-level cache.
@@ -19,7 +19,7 @@
 // A row's result does not depend on the other rows nor on their number: columns of an mma do not
 // meet, and the order of a sum is fixed by k and gridDim.y, which the caller chooses by shape.
 //
-// Versions tried. Multiply-adds on CUDA cores, a warp per output: at four bits per weight and 4.3
+// Versions considered. Multiply-adds on CUDA cores, a warp per output: at four bits per weight and 4.3
 // TB/s, 8.3 · 10¹² weights pass per second, and decode plus one fused multiply-add per weight and
 // row would take more issue slots than an H200 has from four rows on. Weights by cp.async through
 // shared memory: no reuse to gain, one more trip.

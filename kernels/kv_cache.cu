@@ -4,7 +4,7 @@
 // pools may be one, or one of them pinned host memory. Pairs of one launch touch no block twice as
 // a target, nor one as source and target.
 //
-// Budget. 2 · block_bytes per pair (row 13), no operations; over the bus where a pool is the host's.
+// Budget. 2 · block_bytes per pair, no operations; over the bus where a pool is the host's.
 //
 // How. Four 16-byte loads in flight per thread; the grid is [⌈block_bytes / 16384⌉, pairs].
 //

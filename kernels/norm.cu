@@ -19,7 +19,7 @@
 // once; the sum is f32 over what was rounded to act, as a separate norm would see it, so that fused
 // and unfused agree to the last bit.
 //
-// Versions tried. A warp per row: too few loads in flight at one row, the case that decode has.
+// Versions considered. A warp per row: too few loads in flight at one row, the case that decode has.
 // Two passes over memory: the second hits the cache, but waits for it.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.

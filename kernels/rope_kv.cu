@@ -21,7 +21,7 @@
 // rotation needs no exchange. Keys and values are not written back: attention reads them from the
 // cache. Fused results differ from unfused ones by the two roundings to act between the passes.
 //
-// Versions tried. A thread per pair over all heads: the norm then needs shared memory and the
+// Versions considered. A thread per pair over all heads: the norm then needs shared memory and the
 // block a barrier.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
@@ -244,7 +244,8 @@ KERNEL(128, 4, rope, act* qkv, const float* turns, const int* positions, int row
            float* key_scales, float* value_scales, const int* slots, int rows, int heads,         \
            int kv_heads, int head_dim, int block_bits, float epsilon) {                           \
         rope_append<Kv>(qkv, bias, q_norm, k_norm, turns, positions, keys, values, key_scales,    \
-                        value_scales, slots, rows, heads, kv_heads, head_dim, block_bits, epsilon); \
+                        value_scales, slots, rows, heads, kv_heads, head_dim, block_bits,         \
+                        epsilon);                                                                 \
     }                                                                                             \
     KERNEL(128, 4, kv_append_##kv, const act* qkv, u8* keys, u8* values, float* key_scales,       \
            float* value_scales, const int* slots, int rows, int heads, int kv_heads, int head_dim, \

@@ -1,7 +1,7 @@
 // Logits to tokens, with log-probability and entropy, on the device.
 //
 // sample_scan:   one pass over the logits: of each part of 4096, the largest and its first token,
-//                Σ e^(x − largest), Σ (x − largest) e^(x − largest), and the likeliest that a mask allows
+//                Σ e^(x − largest), Σ (x − largest) e^(x − largest), the likeliest under a mask
 // sample_choose: the parts of a row together; then the token, greedily or drawn
 //
 // Shapes. logits [rows, vocab] f32; parts [rows][⌈vocab / 4096⌉][6] f32; per row temperature,
@@ -18,18 +18,18 @@
 // that is not a number is never chosen and counts for nothing. Drawn: candidates are ordered by
 // weight e^((x − largest) / temperature), then by token, and the same ones are kept by top_k and
 // top_p, but for weights that the two exponentials round differently. `uniform` is the CPU's: 53
-// bits of ChaCha8 seeded with the row's seed, drawn by the host. Without cuts, or with a mask alone
-// and no cut, both walk the candidates by the same number; the CPU in token order without a mask,
-// so the token is the same unless the draw falls within rounding of a candidate's edge. With cuts or
-// a mask the CPU walks in the order its selection left, this kernel in token order: the same
-// distribution, not the same token.
+// bits of ChaCha8 seeded with the row's seed, drawn by the host. Without a cut both walk the
+// candidates in token order (the CPU keeps that order under a mask too), so the token is the same
+// unless the draw falls within rounding of a candidate's edge. With top_k or top_p the CPU walks in
+// the order that its selection left, this kernel in token order: the same distribution, not the
+// same token.
 //
 // How. Weights are summed as integers, units of 2⁻⁴⁰: their sums do not depend on the order, so
 // atomics are allowed, and the same logits give the same token whatever the schedule. A cut finds
 // its threshold among the bits of the weight, ten at a time, by a histogram of counts and masses in
 // shared memory: three passes over the row, no sort. Ties at the threshold are kept by token.
 //
-// Versions tried. Sorting the row: eight passes for a 32-bit radix sort, and a buffer. Rejection
+// Versions considered. Sorting the row: eight passes for a 32-bit radix sort, and a buffer. Rejection
 // by repeated draws: fewer passes at best, but their number depends on the logits.
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
@@ -163,7 +163,8 @@ DEVICE int walk(const Row& row, Cut cut, const u32* only, u64 target, const Room
     for (int from = 0; from < row.vocab; from += THREADS) {
         const int token = from + threadIdx.x;
         u32 key = 0;
-        const bool there = token < row.vocab && row.weight(token, cut, key) && (!only || key == *only);
+        const bool kept = token < row.vocab && row.weight(token, cut, key);
+        const bool there = kept && (!only || key == *only);
         const u64 mine = there ? amount<by_mass>(key) : 0;
         const u64 upto = before + block_scan(mine, room.warps);
         if (upto > target && upto - mine <= target) room.found[0] = static_cast<u64>(token);
@@ -283,7 +284,8 @@ KERNEL(512, 1, sample_choose, int* tokens, float* logprobs, float* entropies, co
             const Best both = better(best, next);
             masked = better(masked, {part[4], static_cast<int>(float_bits(part[5]))});
             if (both.logit > -INFINITY) {
-                // Σ (x − m') e^(x − m') with m' = m + d is e^(−d) (Σ (x − m) e^(x − m) − d Σ e^(x − m)).
+                // With m' = m + d: Σ (x − m') e^(x − m') is
+                // e^(−d) (Σ (x − m) e^(x − m) − d Σ e^(x − m)).
                 const float down = both.logit - best.logit, up = both.logit - next.logit;
                 const float f = sum > 0.0f ? expf(-down) : 0.0f;
                 const float h = part[2] > 0.0f ? expf(-up) : 0.0f;

@@ -118,7 +118,7 @@ fn prove_decode(head_dim: usize, act: Act) {
         for group in [1, 7, 8, 16] {
             decode(shim, Shape { group, kv_heads: 1, ..shape }, &[40], 256, &mut random);
         }
-        // A window that begins inside a block, a tile and a piece, and whose blocks before are gone.
+        // A window that begins inside a block, a tile and a piece; the blocks before are gone.
         decode(shim, Shape { window: 21, ..shape }, &[5, 21, 22, 100], 32, &mut random);
     }
     shim.all_ran("attn_decode.cu", |kernel| kernel.contains(&format!("_d{head_dim}_")));

@@ -79,7 +79,8 @@ def run_one(home: str, path: pathlib.Path, architecture: str, flags: list[str]):
     what = " ".join([path.name, architecture, *flags])
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines or lines[-1] != "compiled":
-        return what, {}, [f"{what}: not compiled (exit {done.returncode})\n{done.stdout}{done.stderr}"]
+        said = done.stdout + done.stderr
+        return what, {}, [f"{what}: not compiled (exit {done.returncode})\n{said}"]
     wrong = [f"{what}: {line}" for line in lines if "warning" in line]
     return what, needs(done.stdout), wrong
 
@@ -114,8 +115,8 @@ def gate(home: str) -> int:
                     held[key] = max(held[key], need[key])
     if os.environ.get("GEMBA_BLESS") == "1":
         text = (
-            "# What each kernel may need, on the worst of the architectures and activation types of\n"
-            "# tests/nvrtc/gate.py: registers of a thread and bytes of shared memory of a block.\n"
+            "# What each kernel may need, on the worst of the architectures and activation types\n"
+            "# of tests/nvrtc/gate.py: registers of a thread and bytes of shared memory of a block.\n"
             "# Spills and stack are never allowed. Written by GEMBA_BLESS=1 tests/nvrtc/run.\n\n"
         )
         for name, need in sorted(most.items()):
@@ -128,8 +129,9 @@ def gate(home: str) -> int:
             continue
         for key, value in need.items():
             if value > budget[name][key]:
-                wrong.append(f"{name}: {key}: {value}, at most {budget[name][key]} in {BUDGET.name}")
-    wrong += [f"{name}: in {BUDGET.name}, but there is no such kernel" for name in budget if name not in most]
+                held = budget[name][key]
+                wrong.append(f"{name}: {key}: {value}, at most {held} in {BUDGET.name}")
+    wrong += [f"{name}: in {BUDGET.name}, but not a kernel" for name in budget if name not in most]
     for line in wrong:
         print(line, file=sys.stderr)
     print(f"nvrtc: {compiled} kernels in {len(jobs)} images, {len(most)} entry points: "

@@ -132,8 +132,9 @@ struct Caller {
 };
 template <class... Args>
 Entry enter(const char* name, const char* file, unsigned threads, void (*function)(Args...)) {
-    return Entry(name, file, threads, (std::string() + ... + (type_name<Args>() + std::string(" "))),
-                 &Caller<Args...>::invoke, reinterpret_cast<void (*)()>(function));
+    const std::string parameters = (std::string() + ... + (type_name<Args>() + std::string(" ")));
+    return Entry(name, file, threads, parameters, &Caller<Args...>::invoke,
+                 reinterpret_cast<void (*)()>(function));
 }
 
 }  // namespace shim
