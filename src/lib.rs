@@ -12,10 +12,13 @@ pub mod command;
 pub mod cost;
 pub mod engine;
 pub mod event;
+pub mod export;
 pub mod gate;
 pub mod html;
 pub mod ledger;
 pub mod model;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod prometheus;
 pub mod report;
 pub mod schedule;

@@ -163,6 +163,27 @@ fn a_run_that_finds_no_more_room_says_so_and_keeps_what_it_recorded() {
 }
 
 #[test]
+fn runs_are_laid_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (folder(dir.path(), "continuous"), folder(dir.path(), "static"));
+    for (folder, scheduler) in [(&a, "continuous"), (&b, "static")] {
+        let done = output(&small_run(folder, &["--scheduler", scheduler]));
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    }
+    let page = folder(dir.path(), "both.html");
+    let done = output(&["report", &a, &b, "-o", &page]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let page = fs::read_to_string(page).unwrap();
+    for part in ["2 runs side by side", "engine.batching.scheduling", "Device time per token"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("The runs differ in their model"), "they do not");
+    let missing = output(&["report", &a, &folder(dir.path(), "nowhere"), "-o", "/dev/null"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(text(&missing.stderr).starts_with("error: failed to read run folder"));
+}
+
+#[test]
 fn a_run_is_never_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let folder = folder(dir.path(), "run");

@@ -277,6 +277,21 @@ fn text_never_becomes_markup() {
     let page = without_assets(&page(&hostile::report()));
     assert_eq!(page.matches("<script").count(), 1);
     assert_eq!(page.matches("</script").count(), 1);
+    stays_text(&page, 80);
+}
+
+#[test]
+fn text_of_a_comparison_never_becomes_markup() {
+    let mut page = Vec::new();
+    gemba::html::write_comparison(&hostile::comparison(), &mut page).unwrap();
+    let page = without_assets(&String::from_utf8(page).unwrap());
+    assert!(!page.contains("<script"));
+    assert!(!page.contains("</script"));
+    assert_eq!(page.matches("://").count(), page.matches("http://www.w3.org/2000/svg").count());
+    stays_text(&page, 20);
+}
+
+fn stays_text(page: &str, least: usize) {
     assert!(!page.contains("<img"));
     let hidden = |c: &char| {
         (c.is_control() && *c != '\n') || ('\u{202a}'..='\u{202e}').contains(c) || *c == '\u{2066}'
@@ -285,7 +300,7 @@ fn text_never_becomes_markup() {
     // Whole, as text, in well more than half of the places.
     let shown = "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;&quot;&#39;&amp;\
                  ⟨U+0000⟩⟨U+001B⟩[31m⟨U+202E⟩evil⟨U+2066⟩";
-    assert!(page.matches(shown).count() > 80, "{}", page.matches(shown).count());
+    assert!(page.matches(shown).count() > least, "{}", page.matches(shown).count());
     for tag in page.split('<').skip(1) {
         let quotes = tag.split('>').next().unwrap().matches('"').count();
         assert!(quotes.is_multiple_of(2), "a quote is open in <{tag}");

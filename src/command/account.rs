@@ -65,31 +65,31 @@ pub(super) fn write_derived(folder: &Path, account: &Account) -> Result<(), Fail
 
 #[cfg(feature = "analysis")]
 fn write_ledger(folder: &Path, account: &Account) -> Result<(), Failure> {
-    let books = &account.books;
-    let mut rows = Vec::new();
-    for commodity in books.commodities() {
-        for (key, amount) in books.postings(commodity) {
-            rows.push(crate::trace::LedgerRow {
-                commodity: commodity.code(),
-                cause: key.account.cause.code(),
-                muda: books.muda(key.account.cause).code(),
-                level: books.level(&key.account).code(),
-                device: key.device,
-                step: key.step,
-                kernel: books.kernel_name(&key.account),
-                request: key.request,
-                sub_reason: key.account.sub_reason.map(|reason| reason.code()),
-                basis: key.account.basis.code(),
-                amount,
-                unit: commodity.unit(),
-            });
-        }
-    }
-    crate::trace::write_ledger(folder, &rows)?;
+    crate::trace::write_ledger(folder, &ledger_rows(&account.books))?;
     Ok(())
 }
 
-fn title(header: &Header) -> String {
+/// The postings of the books as rows of the ledger's table.
+#[cfg(feature = "analysis")]
+pub(super) fn ledger_rows(books: &Books) -> Vec<crate::trace::LedgerRow<'_>> {
+    let rows = crate::report::postings(books).map(|posting| crate::trace::LedgerRow {
+        commodity: posting.commodity,
+        cause: posting.cause,
+        muda: posting.muda,
+        level: posting.level,
+        device: posting.device,
+        step: posting.step_id,
+        kernel: posting.kernel,
+        request: posting.request_id,
+        sub_reason: posting.sub_reason,
+        basis: posting.basis,
+        amount: posting.amount,
+        unit: posting.unit,
+    });
+    rows.collect()
+}
+
+pub(super) fn title(header: &Header) -> String {
     format!("{} under {}", header.model.name, header.workload.name)
 }
 

@@ -4,6 +4,7 @@ mod account;
 pub mod bench;
 mod device;
 pub mod doctor;
+pub mod export;
 pub mod gate;
 pub mod ledger;
 pub mod model;
@@ -11,6 +12,7 @@ pub mod planted;
 pub mod report;
 pub mod run;
 pub mod serve;
+mod telemetry;
 pub mod watch;
 pub mod workload;
 
@@ -42,6 +44,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Print the books of a run
     Ledger(ledger::LedgerArgs),
+    /// Give a run to other tools: traces, request records, reports, costs, the ledger
+    Export(export::ExportArgs),
     /// Hold a candidate's waste against a baseline's: pass, regression or inconclusive
     Gate(gate::GateArgs),
     /// Look at models
@@ -154,6 +158,7 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Model(args) => {
             model::run(&args, &mut std::io::stdout())?;

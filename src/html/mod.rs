@@ -10,6 +10,7 @@
 //! sorts and switches.
 
 mod axis;
+mod compare;
 mod course;
 mod digest;
 mod escape;
@@ -25,7 +26,8 @@ mod contrast;
 
 use std::io::{self, Write};
 
-use crate::report::Report;
+use crate::report::{Comparison, Report};
+use compare::ComparePage;
 use page::Page;
 
 /// Writes `report` as one HTML page.
@@ -35,4 +37,13 @@ use page::Page;
 pub fn write_page(report: &Report, out: &mut impl Write) -> io::Result<()> {
     use askama::Template as _;
     Page::new(report).write_into(out)
+}
+
+/// Writes several runs side by side as one HTML page.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_comparison(comparison: &Comparison, out: &mut impl Write) -> io::Result<()> {
+    use askama::Template as _;
+    ComparePage::new(comparison).write_into(out)
 }

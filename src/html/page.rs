@@ -30,8 +30,7 @@ pub(super) struct Page<'a> {
 
 impl<'a> Page<'a> {
     pub(super) fn new(report: &'a Report) -> Self {
-        // A browser hashes what it parsed, and parsing turns CRLF of a checkout into LF.
-        let style = include_str!("page.css").replace("\r\n", "\n");
+        let style = style();
         let script = include_str!("page.js").replace("\r\n", "\n");
         Self {
             report,
@@ -96,6 +95,12 @@ impl<'a> Page<'a> {
     fn memory(&self) -> Option<Areas<'a>> {
         memory::chart(&self.report.memory)
     }
+}
+
+/// The style of every page. A browser hashes what it parsed, and parsing turns CRLF of a checkout
+/// into LF.
+pub(super) fn style() -> String {
+    include_str!("page.css").replace("\r\n", "\n")
 }
 
 fn verdict(seal: &Seal) -> String {

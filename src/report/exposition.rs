@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::waste::Commodity;
-use crate::waste::live::LiveBooks;
+use crate::waste::live::{LiveBooks, Sums};
+use crate::waste::{Cause, Commodity, Level};
 
 /// Numbers of one name.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,25 +59,31 @@ pub fn exposition(books: &LiveBooks) -> Vec<Family> {
 }
 
 /// What is booked of a commodity, by cause and level.
-fn amounts(
-    books: &LiveBooks,
-    sums: &crate::waste::live::Sums,
-    commodity: Commodity,
-) -> Option<Family> {
+fn amounts(books: &LiveBooks, sums: &Sums, commodity: Commodity) -> Option<Family> {
     let (name, parts, help) = named(commodity)?;
-    let mut causes: BTreeMap<_, u128> = BTreeMap::new();
+    let samples =
+        by_cause(books, sums, commodity).into_iter().map(|((cause, level), amount)| Sample {
+            labels: vec![
+                ("cause", cause.code().to_owned()),
+                ("muda", books.muda(cause).code().to_owned()),
+                ("level", level.code().to_owned()),
+            ],
+            value: amount as f64 / parts,
+        });
+    Some(Family { name: name.to_owned(), help: help.to_owned(), samples: samples.collect() })
+}
+
+/// The sums of a commodity by cause and level, in the order of the catalogue.
+pub(super) fn by_cause(
+    books: &LiveBooks,
+    sums: &Sums,
+    commodity: Commodity,
+) -> BTreeMap<(Cause, Level), u128> {
+    let mut causes = BTreeMap::new();
     for ((_, account), amount) in sums.iter().filter(|((found, _), _)| *found == commodity) {
         *causes.entry((account.cause, books.level(account))).or_default() += amount;
     }
-    let samples = causes.into_iter().map(|((cause, level), amount)| Sample {
-        labels: vec![
-            ("cause", cause.code().to_owned()),
-            ("muda", books.muda(cause).code().to_owned()),
-            ("level", level.code().to_owned()),
-        ],
-        value: amount as f64 / parts,
-    });
-    Some(Family { name: name.to_owned(), help: help.to_owned(), samples: samples.collect() })
+    causes
 }
 
 /// Name, parts of the unit in one of the books', and meaning.

@@ -5,14 +5,25 @@
 //! drawing to scale, and as the text to print.
 
 mod build;
+mod comparison;
 mod exposition;
 pub mod live;
+mod records;
 mod summary;
+pub mod telemetry;
 
 use serde::Serialize;
 
 pub use build::{Findings, build, glossary};
+pub use comparison::{
+    Cell, Compared, ComparedCause, ComparedFigure, ComparedRun, Comparison, compare,
+};
 pub use exposition::{Family, Sample, exposition};
+pub use records::{
+    Argument, BenchmarkFacts, BenchmarkRecord, CostRecord, Counter, Figure, Lane, POSTING_COLUMNS,
+    Posting, RequestError, RequestRecord, Slice, Statistic, benchmark, costs, kernel_slice, lanes,
+    postings, request_records, step_counters, time_slices,
+};
 pub use summary::{CauseJson, LedgerJson, SummaryJson, ledger_json, summary_json};
 
 /// A report of one run.

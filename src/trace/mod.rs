@@ -14,6 +14,7 @@
 mod error;
 mod header;
 mod log;
+mod new_file;
 mod plausible;
 mod run;
 #[cfg(feature = "analysis")]
@@ -27,8 +28,9 @@ pub use header::{
     Status, Window, WorkloadHeader,
 };
 pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
+pub use new_file::NewFile;
 pub use run::{Launches, Run, launch_order, read_header, resolve};
 #[cfg(feature = "analysis")]
-pub use tables::{LedgerRow, TableWriter, write_ledger};
+pub use tables::{LedgerRow, TableWriter, write_ledger, write_ledger_file};
 pub use tail::LogTail;
 pub use writer::{Beside, HeaderFile, RunWriter, write_beside};

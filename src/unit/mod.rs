@@ -5,6 +5,8 @@
 
 mod print;
 mod quantity;
+mod unix;
 
 pub use print::{Scale, grouped, si_bytes, si_count, si_nanos};
 pub use quantity::{Bytes, Nanos, Ops, Share, Tokens};
+pub use unix::UnixNanos;

@@ -237,7 +237,7 @@ fn timeline<'a>(
     Timeline::new(run.header.window, plan, observer, journal, bench)
 }
 
-fn range<T>(all: &[T], device: impl Fn(&T) -> u16, id: u16) -> &[T] {
+pub(super) fn range<T>(all: &[T], device: impl Fn(&T) -> u16, id: u16) -> &[T] {
     let from = all.partition_point(|item| device(item) < id);
     let to = all.partition_point(|item| device(item) <= id);
     &all[from..to]

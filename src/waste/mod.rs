@@ -22,6 +22,7 @@ mod request_time;
 mod rows;
 mod step;
 mod timeline;
+mod tracks;
 
 pub use books::{Books, BooksOptions, Grain};
 pub use catalogue::{CAUSES, Cause, Entry, Level, Muda};
@@ -32,3 +33,4 @@ pub use latency::Latency;
 pub use muda_map::{MudaMap, MudaMapError};
 pub use posting::{Account, Basis, Commodity, Key, SubReason};
 pub use projection::{KernelTotals, MemoryMoment, RequestLine, memory, requests};
+pub use tracks::{DeviceTrack, LaunchTrack, Shares, Tracks};

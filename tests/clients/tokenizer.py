@@ -1,5 +1,9 @@
-"""A small Hugging Face tokenizer for load generators that want one and may not download any."""
+"""A small Hugging Face tokenizer for load generators that want one and may not download any.
 
+`python tokenizer.py FOLDER` writes it to FOLDER/tokenizer and prints that path.
+"""
+
+import sys
 from pathlib import Path
 
 
@@ -21,3 +25,7 @@ def make(folder):
     )
     wrapped.save_pretrained(path)
     return path
+
+
+if __name__ == "__main__":
+    print(make(sys.argv[1]))

@@ -1,9 +1,10 @@
 //! A report that means harm.
 
 use gemba::report::{
-    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
-    MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream,
-    WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, Cell, ComparedCause, ComparedFigure, ComparedRun, Comparison, Course, CourseRow,
+    GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger, MemoryChart, Part, Report,
+    RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep, Yamazumi,
+    YamazumiBar,
 };
 
 /// What somebody who means harm would call a model.
@@ -149,5 +150,28 @@ pub fn report() -> Report {
             verified_only: true,
         }],
         reproduce: evil(),
+    }
+}
+
+/// A comparison with [`TEXT`] in every place that holds text.
+pub fn comparison() -> Comparison {
+    let evil = || TEXT.to_owned();
+    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
+    let run = || {
+        let report = report();
+        ComparedRun {
+            name: evil(),
+            title: evil(),
+            levels: report.ledgers[0].levels.clone(),
+            seal: report.seal,
+            reproduce: evil(),
+        }
+    };
+    Comparison {
+        runs: vec![run(), run()],
+        cautions: vec![evil()],
+        figures: vec![ComparedFigure { label: TEXT, cells: vec![cell(), cell()] }],
+        causes: vec![ComparedCause { code: TEXT, level: TEXT, cells: vec![cell(), cell()] }],
+        settings: vec![(evil(), vec![evil(), evil()])],
     }
 }

@@ -15,6 +15,7 @@ use crate::gate::{
     Allowed, GateReport, Policy, SAMPLE, Verdict, annotations, bencher, junit, step_summary,
 };
 use crate::trace::write_beside;
+pub(super) use read::{machine, settings};
 
 /// `gemba gate`.
 #[derive(Debug, Args)]

@@ -47,7 +47,7 @@ pub(super) fn evidence(folder: &Path) -> Result<Evidence, Failure> {
     })
 }
 
-fn machine(header: &Header) -> String {
+pub(in crate::command) fn machine(header: &Header) -> String {
     let device = |device: &crate::trace::DeviceHeader| {
         let memory = crate::unit::si_bytes(device.memory_bytes);
         format!("{} {} with {memory}", device.kind, device.name)
@@ -57,7 +57,7 @@ fn machine(header: &Header) -> String {
 }
 
 /// Everything that somebody set. What was measured is no setting.
-fn settings(header: &Header) -> BTreeMap<String, String> {
+pub(in crate::command) fn settings(header: &Header) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     flatten("engine", &header.engine, &mut settings);
     for (name, value) in [

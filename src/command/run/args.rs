@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::super::Failure;
+use super::super::telemetry::TelemetryArgs;
 use super::super::workload::{FormatName, ReadArgs, ReplayArgs};
 use crate::model::Precision;
 use crate::schedule::{Allocation, Batching, KvMemory, Options, Scheduling, Stopping};
@@ -39,6 +40,9 @@ pub struct RunArgs {
     /// Where results go
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Where telemetry goes
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Where results go.

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::account::{Account, account, write_derived};
 use super::device::{DeviceName, Placement};
 use super::report::write_page;
+use super::telemetry::Telemetry;
 use super::watch::{Beside, is_terminal};
 use super::{Done, Failure, print, print_json};
 use crate::cli::{Paint, render_books};
@@ -49,6 +50,7 @@ struct Plan {
 pub fn run(args: &RunArgs) -> Result<Done, Failure> {
     let tui = args.output.ui == Ui::Tui && is_terminal();
     let plan = plan(args)?;
+    let telemetry = Telemetry::prepare(&args.telemetry)?;
     // Set by Ctrl-C, by SIGTERM, and by the writer if the disk fails.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -57,7 +59,8 @@ pub fn run(args: &RunArgs) -> Result<Done, Failure> {
     let header = begin(args, &plan)?;
     let writer = RunWriter::create(&plan.folder, &header, Arc::clone(&stop))?;
     let beside = if tui { Some(Beside::open(&plan.folder, Arc::clone(&stop))?) } else { None };
-    let (outcome, written) = record(args, &plan, header, writer, (&stop, beside.as_ref()))?;
+    let (outcome, written) =
+        record(args, &plan, header, writer, (&stop, beside.as_ref()), telemetry)?;
     written?;
     let account = finish(&plan.folder)?;
     if let Some(Err(failure)) = beside.map(Beside::wait) {
@@ -184,8 +187,11 @@ fn record(
     header: Header,
     mut writer: RunWriter,
     (stop, beside): (&AtomicBool, Option<&Beside>),
+    telemetry: Option<Telemetry>,
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
     let recording = Recording::begin(&plan.folder, header, &writer);
+    let start = recording.start();
+    let following = telemetry.map(|told| told.follow(&plan.folder, start)).transpose()?;
     let clock = recording.clock();
     let words = Words {
         encode: &|text| plan.model.tokenizer()?.encode(text),
@@ -211,6 +217,9 @@ fn record(
     match outcome {
         Ok(outcome) => {
             let written = recording.end(writer, &outcome, |_| ());
+            if let Some(following) = following {
+                note(&following.end());
+            }
             Ok((outcome, written))
         }
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::super::Failure;
 use super::super::device::{Device, DeviceName, Placement};
@@ -15,7 +16,7 @@ use crate::event::{Calibration, Ceilings, Clock, WallClock};
 use crate::model::Model;
 use crate::session::{DeviceSource, Metering, Outcome};
 use crate::trace::{Beside, DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError};
-use crate::unit::Nanos;
+use crate::unit::{Nanos, UnixNanos};
 
 /// A run that is about to be recorded on a device that is not yet loaded.
 pub(in crate::command) struct Recording {
@@ -38,6 +39,11 @@ impl Recording {
             beside: writer.beside(),
             metering: RefCell::new(None),
         }
+    }
+
+    /// The moment at which run time was zero.
+    pub(in crate::command) fn start(&self) -> UnixNanos {
+        UnixNanos::of(SystemTime::now()).before(self.clock.now())
     }
 
     /// The clock of the device and of everything that is recorded.

@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::device::{DeviceName, Placement};
 use super::run::{EngineArgs, Recording, Scratch, TermArgs, folder};
+use super::telemetry::{Telemetry, TelemetryArgs};
 use super::{Done, Failure};
 use crate::engine::limits as backend_limits;
 use crate::event::Recorder;
@@ -57,6 +58,9 @@ pub struct ServeArgs {
     /// Pairs of short runs, recorded and not, that measure what recording costs; 0 for none
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub observer_pairs: u32,
+    /// Where telemetry goes
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Where a server listens.
@@ -143,6 +147,7 @@ struct Plan {
 /// [`Failure`] if the model, the address or a flag does not work, or the device fails.
 pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
     let plan = plan(args)?;
+    let telemetry = Telemetry::prepare(&args.telemetry)?;
     let address = SocketAddr::new(args.address.host, args.address.port);
     let listener = TcpListener::bind(address).map_err(|error| {
         let hint = "--port names another port, --port 0 takes a free one";
@@ -159,7 +164,7 @@ pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
     let header = begin(args, &plan)?;
     let writer = RunWriter::create(&plan.folder, &header, Arc::clone(&stop))?;
     let folder = plan.folder.clone();
-    let (outcome, written) = record(args, plan, header, (listener, writer), stop)?;
+    let (outcome, written) = record(args, plan, header, (listener, writer), stop, telemetry)?;
     written?;
     let counts = outcome.counts;
     say(&format!(
@@ -259,9 +264,12 @@ fn record(
     header: Header,
     (listener, mut writer): (TcpListener, RunWriter),
     stop: Arc<AtomicBool>,
+    telemetry: Option<Telemetry>,
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
     let Plan { model, words, engine, placement, limits, served, folder } = plan;
     let recording = Recording::begin(&folder, header, &writer);
+    let start = recording.start();
+    let following = telemetry.map(|told| told.follow(&folder, start)).transpose()?;
     let pairs = args.observer_pairs;
     let mut scratch = recording.scratch(pairs)?;
     let preparation = Preparation { warm_up: true, observer_pairs: pairs };
@@ -292,6 +300,9 @@ fn record(
             let arrived = outcome.counts.arrived;
             let written =
                 recording.end(writer, &outcome, |header| header.workload.requests = arrived);
+            if let Some(following) = following {
+                say(&format!("note: {}\n", following.end()));
+            }
             Ok((outcome, written))
         }
         Err(error) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use super::super::TraceError;
+use super::super::{NewFile, TraceError};
 
 /// Stands for an absent value while a column is a plain list.
 pub(super) const ABSENT: u64 = u64::MAX;
@@ -105,17 +105,15 @@ impl Vocabulary {
 }
 
 /// Writes a small table beside its place and renames it.
-pub(super) fn write(folder: &Path, name: &str, columns: Columns) -> Result<(), TraceError> {
-    let path = folder.join(format!("{name}.parquet"));
-    let write = failed("write", &path);
+pub(super) fn write(path: &Path, columns: Columns) -> Result<(), TraceError> {
+    let write = failed("write", path);
     let mut frame = columns.frame().map_err(&write)?;
-    let beside = path.with_extension("parquet.part");
-    let file = File::create(&beside).map_err(TraceError::io("create", &path))?;
-    ParquetWriter::new(file)
+    let mut file = NewFile::create(path)?;
+    ParquetWriter::new(&mut file)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut frame)
         .map_err(&write)?;
-    std::fs::rename(&beside, &path).map_err(TraceError::io("rename", &path))
+    file.finish()
 }
 
 /// A table, or a slice of one, that is being read.

@@ -42,9 +42,15 @@ pub struct LedgerRow<'a> {
 /// # Errors
 /// [`TraceError`] if an amount exceeds 38 digits or the disk fails.
 pub fn write_ledger(folder: &Path, rows: &[LedgerRow<'_>]) -> Result<(), TraceError> {
-    let path = folder.join("ledger.parquet");
-    let columns = columns(rows).map_err(failed("write", &path))?;
-    write(folder, "ledger", columns)
+    write_ledger_file(&folder.join("ledger.parquet"), rows)
+}
+
+/// The same into a file of any name.
+///
+/// # Errors
+/// As [`write_ledger`].
+pub fn write_ledger_file(path: &Path, rows: &[LedgerRow<'_>]) -> Result<(), TraceError> {
+    write(path, columns(rows).map_err(failed("write", path))?)
 }
 
 fn columns(rows: &[LedgerRow<'_>]) -> PolarsResult<Columns> {

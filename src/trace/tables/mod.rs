@@ -20,7 +20,7 @@ use crate::unit::Nanos;
 
 pub use launches::TableWriter;
 pub(in crate::trace) use launches::each_chunk;
-pub use ledger::{LedgerRow, write_ledger};
+pub use ledger::{LedgerRow, write_ledger, write_ledger_file};
 
 /// Reads a folder's tables, making them first if they are missing or older than the log.
 pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {

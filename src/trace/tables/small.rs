@@ -31,7 +31,7 @@ pub(super) fn write(folder: &Path, run: &Run) -> Result<(), TraceError> {
     ];
     for (name, make) in tables {
         let columns = make(run).map_err(failed("write", &folder.join(name)))?;
-        write_table(folder, name, columns)?;
+        write_table(&folder.join(format!("{name}.parquet")), columns)?;
     }
     Ok(())
 }

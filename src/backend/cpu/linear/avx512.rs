@@ -35,7 +35,9 @@ pub(super) fn kernel(precision: Precision, bf16: bool) -> Kernel {
         Precision::Q4_0 => Kernel { run: q4_0, ..quants },
         Precision::F32 => floats,
         Precision::F16 => Kernel { run: f16, ..floats },
-        Precision::Bf16 if bf16 => Kernel { run: bf16_pairs, form: Form::Bf16, ..floats },
+        Precision::Bf16 if bf16 => {
+            Kernel { run: bf16_pairs, form: Form::Bf16, prefetch_rows: 3, ..floats }
+        }
         Precision::Bf16 => Kernel { run: bf16_floats, ..floats },
     }
 }

@@ -1,0 +1,35 @@
+//! The page that shows several runs side by side. It needs no script.
+
+use askama::Template;
+
+use super::digest;
+use super::geometry::{self, Segment};
+use crate::report::{Comparison, Part};
+
+/// The page of a comparison.
+#[derive(Template)]
+#[template(path = "compare.html")]
+pub(super) struct ComparePage<'a> {
+    comparison: &'a Comparison,
+    style: String,
+    style_source: String,
+}
+
+impl<'a> ComparePage<'a> {
+    pub(super) fn new(comparison: &'a Comparison) -> Self {
+        let style = super::page::style();
+        Self { comparison, style_source: digest::source(&style), style }
+    }
+
+    fn stack<'p>(&self, parts: &'p [Part]) -> Vec<Segment<'p>> {
+        geometry::stack(parts)
+    }
+
+    fn length(&self, share: &f64) -> String {
+        geometry::length(*share)
+    }
+
+    fn fill(&self, level: &str) -> &'static str {
+        geometry::fill(level)
+    }
+}
