@@ -272,7 +272,8 @@ fn what_cannot_be_run_is_said_and_leaves_nothing() {
         (&["run", "no-such-workload"], "no-such-workload"),
         (&["run", "--model", "shape:no-such-model"], "no-such-model"),
         (&["run", "--model", "no-such-folder"], "no-such-folder"),
-        (&["run", "--device", "cuda"], "this version has no CUDA backend"),
+        // No machine has so many cards, and most have no driver.
+        (&["run", "--device", "cuda:4000000"], "open device cuda:4000000: "),
         (&["run", "--scheduler", "takt"], "takt is a reserved word"),
         (&["run", "--context", "4096"], "the model holds 256 tokens, found 4096"),
         (&["run", "--max-num-seqs", "0"], "max_num_seqs"),
@@ -288,6 +289,39 @@ fn what_cannot_be_run_is_said_and_leaves_nothing() {
     let none = output(&["ledger", dir.path().to_str().unwrap()]);
     assert_eq!(none.status.code(), Some(2));
     assert!(text(&none.stderr).contains("hint: `gemba run` writes such a folder"));
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_is_refused_with_a_hint() {
+    for command in ["run", "bench", "serve"] {
+        for (device, expected) in [
+            ("cuda:4000000", "error: failed to open device cuda:4000000: "),
+            ("gpu", "error: failed to open device gpu: expected cpu or cuda[:N]\n"),
+        ] {
+            let output = output(&[command, "--device", device]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{command}: {said}");
+            assert!(said.starts_with(expected), "{command}: {said}");
+            assert!(said.contains("\nhint: "), "{command}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_doctor_says_what_is_here() {
+    let output = output(&["doctor", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["devices"][0], "cpu");
+    assert!(said["cpu"]["cores"].as_u64().unwrap() > 0);
+    let names = said["libraries"].as_array().unwrap().iter().map(|library| &library["name"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["driver", "nvrtc", "nvml", "cupti", "cublaslt"]);
+    // Without a card there is something missing, and what to do about it.
+    if said["devices"].as_array().unwrap().len() == 1 {
+        assert!(!said["missing"]["hint"].as_str().unwrap().is_empty());
+    }
+    let plain = text(&self::output(&["doctor"]).stdout);
+    assert!(plain.starts_with("cpu ") && plain.contains("\n--device   cpu"), "{plain}");
 }
 
 #[test]

@@ -7,7 +7,9 @@
 use std::ops::Range;
 use std::path::Path;
 
+pub(crate) mod bounds;
 pub mod cpu;
+pub mod cuda;
 mod kept;
 mod meter;
 pub mod modelled;
@@ -313,7 +315,8 @@ pub enum DeviceError {
 ///    row that asked for logits, in order.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
-///    of the step, nor on how its sequence was cut into steps.
+///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one
+///    kernel, and says there which kernel a row meets.
 /// 6. After an error the backend may be dropped, and nothing else.
 /// 7. A row with a [`Mask`] chooses among the tokens it allows, by the same rules of temperature
 ///    and cuts; the log-probability stays that of the whole distribution. `begin_step` refuses a

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backend::cpu::{Cpu, Options};
-use crate::backend::{
-    Backend, DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs,
-};
+use super::Failure;
+use super::device::{Device, DeviceName, Placement};
+use crate::backend::{DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs};
 use crate::cost::Formulas;
 use crate::engine::forward;
 use crate::event::{Clock, WallClock};
@@ -23,10 +22,13 @@ pub struct BenchArgs {
     /// The model: shape:NAME for random weights of a real model's shape, or a path
     #[arg(long, value_name = "MODEL", default_value = "shape:tinyllama-1.1b")]
     model: String,
+    /// The device: cpu, or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
     /// The format of the weights
     #[arg(long, value_name = "P", default_value = "q8_0", value_parser = precision)]
     precision: Precision,
-    /// The format of the KV cache: f16 or f32
+    /// The format of the KV cache: f16, f32 on cpu, bf16 on cuda
     #[arg(long, value_name = "P", default_value = "f16", value_parser = precision)]
     kv_precision: Precision,
     /// Threads; as many as the machine has cores if not given
@@ -116,9 +118,12 @@ impl Rates {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Outcome {
     model: String,
+    /// The device's own name.
+    device: String,
     precision: &'static str,
     kv_precision: &'static str,
-    threads: usize,
+    /// Of the processor; none on a card.
+    threads: Option<usize>,
     batch: u32,
     prompt: u32,
     #[serde(rename = "gen")]
@@ -141,8 +146,13 @@ struct Outcome {
 /// Runs the benchmark and prints its result.
 ///
 /// # Errors
-/// [`BenchError`] if the model cannot be opened, run or described.
-pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+/// [`Failure`] if the device or the model cannot be opened, run or described.
+pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let device = DeviceName::find(&args.device)?;
+    measure(args, device).map_err(|error| Failure::new(error, None::<String>))
+}
+
+fn measure(args: &BenchArgs, device: DeviceName) -> Result<(), BenchError> {
     let model = open(&args.model, args.seed)?;
     let found = u64::from(args.prompt) + u64::from(args.generate);
     let most = model.shape().context;
@@ -150,8 +160,9 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         return Err(BenchError::Context { most, found });
     }
     let clock = Arc::new(WallClock::start());
-    let mut bench = Bench::new(Cpu::load(&model, options(args), clock.clone())?, args);
-    let probe = bench.cpu.read_probe()?;
+    let device = Device::open(&model, placement(args, device), clock.clone())?;
+    let mut bench = Bench::new(device, args);
+    let probe = Probe::of(&bench.device)?;
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     let (mut weights, mut reads, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     // The first run only warms up.
@@ -166,7 +177,7 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
             let start = clock.now();
             weight_bytes += bench.decode(done..args.generate.min(done + TURN))?;
             decoded += clock.now().saturating_sub(start);
-            let (bytes, time) = bench.cpu.read(&probe, READING);
+            let (bytes, time) = probe.read(&bench.device)?;
             (read_bytes, reading) = (read_bytes + bytes, reading + time);
         }
         let tokens = |each: u32| f64::from(args.batch) * f64::from(each);
@@ -184,7 +195,11 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
             model: model.name().to_owned(),
             precision: args.precision.code(),
             kv_precision: args.kv_precision.code(),
-            threads: bench.cpu.threads(),
+            device: bench.device.backend().description().name.clone(),
+            threads: match &bench.device {
+                Device::Cpu(cpu) => Some(cpu.threads()),
+                Device::Cuda(_) => None,
+            },
             batch: args.batch,
             prompt: args.prompt,
             generate: args.generate,
@@ -216,8 +231,9 @@ fn blocks_each(args: &BenchArgs) -> u32 {
     args.prompt.saturating_add(args.generate).saturating_add(1).div_ceil(BLOCK_TOKENS)
 }
 
-fn options(args: &BenchArgs) -> Options {
-    Options {
+fn placement(args: &BenchArgs, device: DeviceName) -> Placement {
+    Placement {
+        device,
         precision: args.precision,
         kv_precision: args.kv_precision,
         limits: Limits {
@@ -237,9 +253,34 @@ struct Part {
     rows: u32,
 }
 
-/// A backend and the sequences that run on it.
+/// What plain reading of a device's memory reads.
+enum Probe {
+    Cpu(crate::backend::cpu::ReadProbe),
+    Cuda(crate::backend::cuda::ReadProbe),
+}
+
+impl Probe {
+    fn of(device: &Device) -> Result<Self, DeviceError> {
+        Ok(match device {
+            Device::Cpu(cpu) => Self::Cpu(cpu.read_probe()?),
+            Device::Cuda(cuda) => Self::Cuda(cuda.read_probe()?),
+        })
+    }
+
+    /// Bytes, and the time they took.
+    fn read(&self, device: &Device) -> Result<(u64, Nanos), DeviceError> {
+        match (self, device) {
+            (Self::Cpu(probe), Device::Cpu(cpu)) => Ok(cpu.read(probe, READING)),
+            (Self::Cuda(probe), Device::Cuda(cuda)) => cuda.read(probe, READING),
+            // A probe is made of the device that it reads.
+            _ => Ok((0, Nanos::ZERO)),
+        }
+    }
+}
+
+/// A device and the sequences that run on it.
 struct Bench {
-    cpu: Cpu,
+    device: Device,
     formulas: Formulas,
     batch: u32,
     prompt: u32,
@@ -252,13 +293,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(cpu: Cpu, args: &BenchArgs) -> Self {
+    fn new(device: Device, args: &BenchArgs) -> Self {
         let each = blocks_each(args);
         // Blocks of the sequences lie interleaved, as they come to do in a running engine.
         let table = |sequence| (0..each).map(|block| block * args.batch + sequence).collect();
         Self {
-            formulas: Formulas::new(cpu.shape(), *cpu.storage()),
-            cpu,
+            formulas: Formulas::new(device.backend().shape(), *device.backend().storage()),
+            device,
             batch: args.batch,
             prompt: args.prompt,
             chunk: args.chunk.max(args.batch),
@@ -274,7 +315,7 @@ impl Bench {
         let mut x = self.seed ^ (u64::from(sequence) << 32 | u64::from(position));
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((x ^ (x >> 31)) % u64::from(self.cpu.shape().vocab)) as u32
+        ((x ^ (x >> 31)) % u64::from(self.device.backend().shape().vocab)) as u32
     }
 
     /// Reads all prompts in chunks; each one's last row asks for logits.
@@ -332,7 +373,7 @@ impl Bench {
         let loads = parts.iter().map(|part| (part.context, part.rows));
         let load = self.formulas.load(loads, logits_rows.len() as u32);
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
-        self.cpu.begin_step(&StepInputs {
+        self.device.backend_mut().begin_step(&StepInputs {
             masks: &[],
             tokens: &tokens,
             sequences: &sequences,
@@ -340,13 +381,15 @@ impl Bench {
             sampling: &sampling,
         })?;
         let mut weight_bytes = 0;
-        for (op, budget) in forward::step(&self.formulas, self.cpu.shape().layers, &load) {
+        for (op, budget) in
+            forward::step(&self.formulas, self.device.backend().shape().layers, &load)
+        {
             weight_bytes += budget.weight_bytes.0;
-            self.cpu.launch(op)?;
+            self.device.backend_mut().launch(op)?;
         }
         self.spans.clear();
         self.sampled.clear();
-        self.cpu.end_step(&mut self.spans, &mut self.sampled)?;
+        self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
         Ok(weight_bytes)
     }
 }
@@ -359,7 +402,11 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         return Ok(());
     }
     let Outcome { model, precision, threads, batch, prompt, generate, repeats, .. } = outcome;
-    writeln!(out, "{model} {precision}, {threads} threads, batch {batch}, {repeats} repeats")?;
+    let on = match threads {
+        Some(threads) => format!("{threads} threads"),
+        None => outcome.device.clone(),
+    };
+    writeln!(out, "{model} {precision}, {on}, batch {batch}, {repeats} repeats")?;
     writeln!(out, "{:28}{:>12}{:>12}{:>12}", "", "median", "least", "most")?;
     for (name, rates) in [
         (format!("prefill {prompt}, tokens/s"), &outcome.prefill),

@@ -2,6 +2,8 @@
 
 mod account;
 pub mod bench;
+mod device;
+pub mod doctor;
 pub mod export;
 pub mod gate;
 pub mod ledger;
@@ -36,6 +38,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure how fast a model runs here
     Bench(bench::BenchArgs),
+    /// Say what this machine has to run on, and what is missing
+    Doctor(doctor::DoctorArgs),
     /// Write the HTML report of a run
     Report(report::ReportArgs),
     /// Print the books of a run
@@ -148,9 +152,10 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => {
-            bench::run(&args).map_err(|error| Failure::new(error, None::<String>))?;
+            bench::run(&args)?;
             Ok(Done::Pass)
         }
+        Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Export(args) => export::run(&args),

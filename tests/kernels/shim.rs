@@ -63,7 +63,7 @@ pub fn shim(act: Act) -> &'static Shim {
 }
 
 /// The library of these sources and flags, compiled if it is not there yet.
-fn library(flags: &[&str]) -> PathBuf {
+pub fn library(flags: &[&str]) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
     for folder in ["kernels", "tests/shim", "tests/shim/broken"] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::f16;
 
+use crate::backend::bounds::Bounds;
 use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
 use crate::cost::Storage;
 use crate::event::{Ceilings, Clock, Dtype};
@@ -72,8 +73,6 @@ pub struct Cpu {
     clock: Arc<dyn Clock + Send>,
     pub(super) weights: Weights,
     pub(super) geometry: Geometry,
-    /// Positions there are: the model's context, or the pool where it is smaller.
-    positions: usize,
     pub(super) turns: Turns,
     pub(super) cache: KvPool,
     pub(super) rows: Rows,
@@ -115,7 +114,7 @@ impl Cpu {
         let prepared = rows.prepared.bytes() as u64;
         let description = Description {
             kind: "cpu",
-            name: cpu_name(),
+            name: processor_name(),
             memory: Bytes(room::total()),
             weights: Bytes(weights.bytes()),
             workspace: Bytes(plan.workspace(&shape) + prepared),
@@ -129,14 +128,13 @@ impl Cpu {
             clock,
             weights,
             geometry,
-            positions,
             turns: Turns::new(&shape.rope, geometry.head_dim, positions),
             cache,
             rows,
             decode: DecodeScratch::new(row_limit, plan.pieces(), heads, value_len),
             prefill: PrefillScratch::new(workers, row_limit, sharing, value_len),
             sampling: SampleScratch::new(logits_rows, workers, vocab),
-            step: Step::new(options.limits),
+            step: Step::new(options.limits, Bounds::new(options.limits, shape.vocab, positions)),
             sampled: Vec::with_capacity(logits_rows),
             spans: Vec::with_capacity(9 * shape.layers as usize + 4),
             shape,
@@ -186,7 +184,7 @@ impl Backend for Cpu {
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
         self.spans.clear();
         self.sampled.clear();
-        self.step.take(inputs, self.limits, &self.shape, &self.geometry, self.positions)
+        self.step.take(inputs, &self.geometry)
     }
 
     fn launch(&mut self, op: Op) -> Result<(), DeviceError> {
@@ -349,7 +347,8 @@ impl Plan {
 }
 
 /// The maker's name for the processor.
-fn cpu_name() -> String {
+#[must_use]
+pub fn processor_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text
         .lines()

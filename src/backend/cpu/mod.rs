@@ -16,12 +16,12 @@ mod parallel;
 pub mod pool;
 mod rapl;
 mod room;
-mod rope;
+pub(super) mod rope;
 mod sample;
 mod simd;
 mod step;
 mod weights;
 
 pub use ceilings::ReadProbe;
-pub use device::{Cpu, Options};
+pub use device::{Cpu, Options, processor_name};
 pub use rapl::{POWERCAP, Rapl};

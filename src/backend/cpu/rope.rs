@@ -8,7 +8,7 @@ use crate::model::{Rope, RopeScaling};
 use super::simd::{Simd, dispatch};
 
 /// Cosines and sines of every position.
-pub(super) struct Turns {
+pub(in crate::backend) struct Turns {
     half: usize,
     /// Per position, `half` cosines and then `half` sines.
     table: Vec<f32>,
@@ -16,7 +16,7 @@ pub(super) struct Turns {
 
 impl Turns {
     /// The turns of positions `0 .. positions`.
-    pub(super) fn new(rope: &Rope, head_dim: usize, positions: usize) -> Self {
+    pub(in crate::backend) fn new(rope: &Rope, head_dim: usize, positions: usize) -> Self {
         let half = head_dim / 2;
         let frequencies = frequencies(rope, half);
         let mut table = Vec::with_capacity(positions * 2 * half);
@@ -32,6 +32,11 @@ impl Turns {
     /// Bytes of the table for so many positions.
     pub(super) const fn bytes(head_dim: usize, positions: usize) -> u64 {
         (head_dim as u64 / 2) * 2 * 4 * positions as u64
+    }
+
+    /// The table as other devices take it: per position half a head of cosines, then of sines.
+    pub(in crate::backend) fn table(&self) -> &[f32] {
+        &self.table
     }
 
     /// Cosines and sines of a position.

@@ -87,7 +87,7 @@ pub struct EngineArgs {
     /// The format of the weights [default: q8_0 for shapes, else as stored]
     #[arg(long, value_name = "P", value_parser = precision)]
     pub precision: Option<Precision>,
-    /// The format of the KV cache: f16 or f32
+    /// The format of the KV cache: f16, f32 on cpu, bf16 on cuda
     #[arg(long, value_name = "P", default_value = "f16", value_parser = precision)]
     pub kv_precision: Precision,
     /// Threads [default: as many as the machine has cores]

@@ -14,11 +14,11 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::account::{Account, account, write_derived};
+use super::device::{DeviceName, Placement};
 use super::report::write_page;
 use super::telemetry::Telemetry;
 use super::watch::{Beside, is_terminal};
 use super::{Done, Failure, print, print_json};
-use crate::backend::cpu::Options as CpuOptions;
 use crate::cli::{Paint, render_books};
 use crate::engine::limits;
 use crate::event::Recorder;
@@ -37,7 +37,7 @@ struct Plan {
     model: Model,
     workload: Workload,
     options: SessionOptions,
-    cpu: CpuOptions,
+    placement: Placement,
     slo: Slo,
     folder: PathBuf,
 }
@@ -97,7 +97,7 @@ fn note(text: &str) {
 
 fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let engine = &args.engine;
-    device(&engine.device)?;
+    let device = DeviceName::find(&engine.device)?;
     let workload = args.read.open(&args.workload, args.format)?;
     let seed = args.read.seed.unwrap_or(workload.seed);
     let model = model::open(&engine.model, seed)?;
@@ -106,7 +106,8 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let switches = engine.options(longest)?;
     let of_shape = engine.model.starts_with("shape:");
     let stored = if of_shape { Precision::Q8_0 } else { model.precision() };
-    let cpu = CpuOptions {
+    let placement = Placement {
+        device,
         precision: engine.precision.unwrap_or(stored),
         kv_precision: engine.kv_precision,
         limits: limits(&switches),
@@ -123,7 +124,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         Some(folder) => folder.clone(),
         None => folder::next(&workload.name, switches.batching.scheduling.code())?,
     };
-    Ok(Plan { slo: args.terms.slo(workload.slo)?, model, workload, options, cpu, folder })
+    Ok(Plan { slo: args.terms.slo(workload.slo)?, model, workload, options, placement, folder })
 }
 
 /// The workload as it is to be replayed, its lengths scaled to the model's context where they
@@ -142,41 +143,26 @@ fn fitted(args: &RunArgs, workload: Workload, context: u32) -> Result<Workload, 
     Ok(workload.replayed(&replay)?)
 }
 
-/// Whether that device can be opened.
-pub(super) fn device(word: &str) -> Result<(), Failure> {
-    match word.split(':').next() {
-        Some("cpu") => Ok(()),
-        Some("cuda") => Err(Failure::new(
-            format!("open device {word}: this version has no CUDA backend"),
-            Some("--device cpu runs on this machine's cores"),
-        )),
-        _ => Err(Failure::new(
-            format!("open device {word}: expected cpu or cuda[:N]"),
-            Some("--device cpu runs on this machine's cores"),
-        )),
-    }
-}
-
 /// The header of the run, as far as it is known before it.
 fn begin(args: &RunArgs, plan: &Plan) -> Result<Header, Failure> {
     let json = |value| {
         serde_json::to_value(value)
             .map_err(|error| Failure::new(format!("encode run.json: {error}"), NO_HINT))
     };
-    let Plan { model, workload, options, cpu, slo, .. } = plan;
+    let Plan { model, workload, options, placement, slo, .. } = plan;
     let mut engine = json(&options.engine)?;
     if let Some(fields) = engine.as_object_mut() {
         let generation = serde_json::to_value(&options.generation).unwrap_or_default();
         fields.insert("generation".to_owned(), generation);
-        fields.insert("threads".to_owned(), cpu.threads.into());
+        fields.insert("threads".to_owned(), placement.threads.into());
     }
     Ok(Header {
         model: ModelHeader {
             name: model.name().to_owned(),
             sha256: model.fingerprint().sha256.clone(),
             shape: serde_json::to_value(model.shape()).unwrap_or_default(),
-            precision: cpu.precision.code().to_owned(),
-            kv_precision: cpu.kv_precision.code().to_owned(),
+            precision: placement.precision.code().to_owned(),
+            kv_precision: placement.kv_precision.code().to_owned(),
         },
         engine,
         reference_batch: options.engine.batching.max_num_seqs,
@@ -217,7 +203,7 @@ fn record(
         &plan.options,
         &plan.workload,
         Some(&words),
-        recording.source(&plan.model, plan.cpu),
+        recording.source(&plan.model, plan.placement),
         World {
             clock: &clock,
             recorder: &mut writer,

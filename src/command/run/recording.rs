@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::super::Failure;
+use super::super::device::{Device, DeviceName, Placement};
 use super::folder::machine;
-use crate::backend::cpu::{Cpu, Options as CpuOptions, POWERCAP, Rapl};
-use crate::backend::{Backend, Description, cache_folder};
+use crate::backend::cpu::{POWERCAP, Rapl};
+use crate::backend::cuda::{Library, Nvml, ThisMachine, look};
+use crate::backend::{Description, Meter, cache_folder};
 use crate::engine::calibrate::kept_calibration;
 use crate::event::{Calibration, Ceilings, Clock, WallClock};
 use crate::model::Model;
@@ -54,18 +56,21 @@ impl Recording {
     pub(in crate::command) fn source<'a>(
         &'a self,
         model: &'a Model,
-        cpu: CpuOptions,
+        placement: Placement,
     ) -> DeviceSource<'a> {
         DeviceSource {
             load: Box::new(move || {
-                self.meter();
-                let backend = Cpu::load(model, cpu, Arc::new(self.clock))?;
-                Ok(Box::new(backend) as Box<dyn Backend>)
+                match placement.device {
+                    DeviceName::Cpu => self.meter_processor(),
+                    DeviceName::Cuda(number) => self.meter_card(number),
+                }
+                let device = Device::open(model, placement, Arc::new(self.clock))?;
+                Ok(device.into_backend())
             }),
             calibrate: Some(Box::new(move |backend| {
                 let cache = cache_folder();
                 let ceilings = backend.ceilings(cache.as_deref())?;
-                let machine = machine(cpu.threads);
+                let machine = machine(placement.threads);
                 let calibration = kept_calibration(backend, &machine, cache.as_deref())?;
                 let mut header = self.header.borrow_mut();
                 header.devices = vec![device_header(backend.description(), ceilings, &calibration)];
@@ -78,18 +83,43 @@ impl Recording {
     }
 
     /// Begins to read the processor's energy counters, where there are any.
-    fn meter(&self) {
-        let begun = Rapl::open(Path::new(POWERCAP)).and_then(|meter| {
-            let begin = |meter| Metering::begin(meter, 0, self.clock, self.beside.clone());
-            meter.map(begin).transpose()
-        });
-        match begun {
-            Ok(metering) => *self.metering.borrow_mut() = metering,
-            Err(error) => self.header.borrow_mut().workload.notes.push(format!(
+    fn meter_processor(&self) {
+        match Rapl::open(Path::new(POWERCAP)) {
+            Ok(Some(meter)) => self.meter(meter),
+            Ok(None) => {}
+            Err(error) => self.note(format!(
                 "This machine counts its energy ({POWERCAP}), but the counters cannot be read \
                  ({error}): energy is booked only where power is declared."
             )),
         }
+    }
+
+    /// Begins to read a card's meters, where they can be read.
+    fn meter_card(&self, number: u32) {
+        let found = look(&ThisMachine, &[Library::Driver]);
+        let Some(card) = found.cards.get(number as usize) else { return };
+        match Nvml::open(&card.uuid) {
+            Ok(meter) => self.meter(meter),
+            Err(error) => self.note(format!(
+                "The meters of {} cannot be read ({error}): energy is booked only where power is \
+                 declared.",
+                card.name
+            )),
+        }
+    }
+
+    fn meter(&self, meter: impl Meter + 'static) {
+        match Metering::begin(meter, 0, self.clock, self.beside.clone()) {
+            Ok(metering) => *self.metering.borrow_mut() = Some(metering),
+            Err(error) => self.note(format!(
+                "There is no thread to read meters with ({error}): energy is booked only where \
+                 power is declared."
+            )),
+        }
+    }
+
+    fn note(&self, note: String) {
+        self.header.borrow_mut().workload.notes.push(note);
     }
 
     /// Where the paired runs that tell what recording costs record: a folder of their own, so

@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::run::{EngineArgs, Recording, Scratch, TermArgs, device, folder};
+use super::device::{DeviceName, Placement};
+use super::run::{EngineArgs, Recording, Scratch, TermArgs, folder};
 use super::telemetry::{Telemetry, TelemetryArgs};
 use super::{Done, Failure};
-use crate::backend::cpu::Options as CpuOptions;
 use crate::engine::limits as backend_limits;
 use crate::event::Recorder;
 use crate::model::{self, Model, Precision};
@@ -135,7 +135,7 @@ struct Plan {
     model: Model,
     words: Arc<Words>,
     engine: schedule::Options,
-    cpu: CpuOptions,
+    placement: Placement,
     limits: Limits,
     served: Served,
     folder: PathBuf,
@@ -186,7 +186,7 @@ pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
 
 fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     let engine = &args.engine;
-    device(&engine.device)?;
+    let device = DeviceName::find(&engine.device)?;
     let limits = args.limits.limits()?;
     let model = model::open(&engine.model, args.seed)?;
     let words = Arc::new(Words::of(&model)?);
@@ -199,7 +199,8 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     }
     let switches = engine.options(longest)?;
     let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
-    let cpu = CpuOptions {
+    let placement = Placement {
+        device,
         precision: engine.precision.unwrap_or(stored),
         kv_precision: engine.kv_precision,
         limits: backend_limits(&switches),
@@ -221,16 +222,16 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         api_key: key.filter(|key| !key.is_empty()),
         feed: Some(Feed { header: folder.join("run.json"), log: folder.join("events.log") }),
     };
-    Ok(Plan { model, words, engine: switches, cpu, limits, served, folder })
+    Ok(Plan { model, words, engine: switches, placement, limits, served, folder })
 }
 
 /// The header of the run, as far as it is known before it.
 fn begin(args: &ServeArgs, plan: &Plan) -> Result<Header, Failure> {
-    let Plan { model, words, engine, cpu, .. } = plan;
+    let Plan { model, words, engine, placement, .. } = plan;
     let mut switches = serde_json::to_value(engine)
         .map_err(|error| Failure::new(format!("encode run.json: {error}"), NO_HINT))?;
     if let Some(fields) = switches.as_object_mut() {
-        fields.insert("threads".to_owned(), cpu.threads.into());
+        fields.insert("threads".to_owned(), placement.threads.into());
     }
     let mut notes = vec![
         "Requests came from clients of a server; tokens are the model's own, so that another run \
@@ -243,8 +244,8 @@ fn begin(args: &ServeArgs, plan: &Plan) -> Result<Header, Failure> {
             name: model.name().to_owned(),
             sha256: model.fingerprint().sha256.clone(),
             shape: serde_json::to_value(model.shape()).unwrap_or_default(),
-            precision: cpu.precision.code().to_owned(),
-            kv_precision: cpu.kv_precision.code().to_owned(),
+            precision: placement.precision.code().to_owned(),
+            kv_precision: placement.kv_precision.code().to_owned(),
         },
         engine: switches,
         reference_batch: engine.batching.max_num_seqs,
@@ -270,7 +271,7 @@ fn record(
     stop: Arc<AtomicBool>,
     telemetry: Option<Telemetry>,
 ) -> Result<(Outcome, Result<(), TraceError>), Failure> {
-    let Plan { model, words, engine, cpu, limits, served, folder } = plan;
+    let Plan { model, words, engine, placement, limits, served, folder } = plan;
     let recording = Recording::begin(&folder, header, &writer);
     let start = recording.start();
     let following = telemetry.map(|told| told.follow(&folder, start)).transpose()?;
@@ -285,7 +286,7 @@ fn record(
     let serving = Serving { served, limits, engine, preparation, words, extra_metrics };
     let outcome = serve::serve(
         serving,
-        recording.source(&model, cpu),
+        recording.source(&model, placement),
         World {
             listener,
             clock: recording.clock(),

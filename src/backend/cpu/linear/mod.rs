@@ -36,7 +36,8 @@ pub use memory::Arena;
 pub(super) use memory::Memory;
 pub use multiply::multiply;
 pub use packed::{Arrangement, PackedMatrix, PackedShape, Source};
-pub(super) use quantize::{decode, encode, row_bytes};
+pub(super) use quantize::decode;
+pub(in crate::backend) use quantize::{encode, row_bytes};
 
 use crate::model::Precision;
 

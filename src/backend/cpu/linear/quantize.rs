@@ -7,7 +7,7 @@ use crate::model::Precision;
 use super::BLOCK;
 
 /// Bytes of a row of `inputs` weights. `inputs` is a multiple of [`BLOCK`] for block formats.
-pub(in crate::backend::cpu) const fn row_bytes(precision: Precision, inputs: usize) -> usize {
+pub(in crate::backend) const fn row_bytes(precision: Precision, inputs: usize) -> usize {
     match precision {
         Precision::F32 => inputs * 4,
         Precision::Bf16 | Precision::F16 => inputs * 2,
@@ -17,7 +17,7 @@ pub(in crate::backend::cpu) const fn row_bytes(precision: Precision, inputs: usi
 }
 
 /// Weights to their stored form, little-endian. The 16-bit forms round to nearest, ties to even.
-pub(in crate::backend::cpu) fn encode(precision: Precision, weights: &[f32], stored: &mut [u8]) {
+pub(in crate::backend) fn encode(precision: Precision, weights: &[f32], stored: &mut [u8]) {
     debug_assert_eq!(stored.len(), row_bytes(precision, weights.len()));
     match precision {
         Precision::F32 => {

@@ -1,0 +1,200 @@
+//! How the kernels want weights to lie: `kernels/weight.cuh`, from the rows of a file.
+
+use half::{bf16, f16};
+
+use crate::model::Precision;
+
+use super::image::Activation;
+
+/// Weights of a block in the block formats.
+const BLOCK: usize = 32;
+/// Bytes of a chunk of a row.
+const CHUNK: usize = 64;
+
+/// A format of weights, by its name in the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// 16-bit floats of the activations' type.
+    W16,
+    /// Blocks of 32 with an f16 scale, 8 bits each.
+    Q8,
+    /// Blocks of 32 with an f16 scale, 4 bits each.
+    Q4,
+}
+
+impl Format {
+    /// The format for weights of a precision, and the activations that go with it; `None` where no
+    /// kernel multiplies such weights.
+    pub fn of(precision: Precision) -> Option<(Self, Activation)> {
+        match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some((Self::W16, Activation::Bf16)),
+            Precision::F16 => Some((Self::W16, Activation::F16)),
+            // Residual streams of large models exceed what f16 holds.
+            Precision::Q8_0 => Some((Self::Q8, Activation::Bf16)),
+            Precision::Q4_0 => Some((Self::Q4, Activation::Bf16)),
+        }
+    }
+
+    /// Its name in the names of kernels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::W16 => "w16",
+            Self::Q8 => "q8_0",
+            Self::Q4 => "q4_0",
+        }
+    }
+
+    /// Weights of a chunk.
+    pub const fn chunk(self) -> usize {
+        match self {
+            Self::W16 => 32,
+            Self::Q8 => 64,
+            Self::Q4 => 128,
+        }
+    }
+
+    /// What the number of inputs must be divisible by.
+    pub const fn grain(self) -> u32 {
+        match self {
+            Self::W16 => 8,
+            Self::Q8 | Self::Q4 => BLOCK as u32,
+        }
+    }
+
+    /// Bytes of a row of `inputs` weights, scales apart.
+    pub const fn row_bytes(self, inputs: usize) -> usize {
+        match self {
+            Self::W16 => 2 * inputs,
+            Self::Q8 | Self::Q4 => inputs.div_ceil(self.chunk()) * CHUNK,
+        }
+    }
+
+    /// Bytes of the scales of a row.
+    pub const fn scale_bytes(self, inputs: usize) -> usize {
+        match self {
+            Self::W16 => 0,
+            Self::Q8 | Self::Q4 => inputs.div_ceil(self.chunk()) * self.chunk() / BLOCK * 2,
+        }
+    }
+
+    /// Places a stored row, 16-bit floats or blocks as GGUF has them, into `weights` and `scales`
+    /// of [`Format::row_bytes`] and [`Format::scale_bytes`].
+    pub fn place(self, stored: &[u8], weights: &mut [u8], scales: &mut [u8]) {
+        if self == Self::W16 {
+            weights.copy_from_slice(stored);
+            return;
+        }
+        // What lies behind the last block has the scale 0.
+        weights.fill(0);
+        scales.fill(0);
+        match self {
+            Self::W16 => {}
+            Self::Q8 => {
+                for (at, block) in stored.as_chunks::<34>().0.iter().enumerate() {
+                    scales[2 * at..2 * at + 2].copy_from_slice(&block[..2]);
+                    let half = at / 2 * CHUNK + at % 2 * 8;
+                    for (t, eight) in block[2..].as_chunks::<8>().0.iter().enumerate() {
+                        weights[half + 16 * t..half + 16 * t + 8].copy_from_slice(eight);
+                    }
+                }
+            }
+            Self::Q4 => {
+                for (at, block) in stored.as_chunks::<18>().0.iter().enumerate() {
+                    scales[2 * at..2 * at + 2].copy_from_slice(&block[..2]);
+                    let words = at / 4 * CHUNK + at % 4 * 4;
+                    for t in 0..4 {
+                        let word = eight_nibbles(&block[2..], t).to_le_bytes();
+                        weights[words + 16 * t..words + 16 * t + 4].copy_from_slice(&word);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Weights `8t .. 8t + 8` of a block's 16 bytes of pairs (`i` low, `i + 16` high), the even ones in
+/// the low half of a word and the odd ones in the high half.
+fn eight_nibbles(pairs: &[u8], t: usize) -> u32 {
+    let nibble = |i: usize| u32::from(pairs[i % 16] >> (i / 16 * 4) & 15);
+    (0..8).map(|i| nibble(8 * t + i) << (4 * (i / 2 + i % 2 * 4))).fold(0, |word, bits| word | bits)
+}
+
+/// Floats as activations, two bytes each, rounded to nearest.
+pub(super) fn activations(activation: Activation, floats: &[f32], bytes: &mut [u8]) {
+    for (bytes, float) in bytes.as_chunks_mut().0.iter_mut().zip(floats) {
+        *bytes = match activation {
+            Activation::Bf16 => bf16::from_f32(*float).to_le_bytes(),
+            Activation::F16 => f16::from_f32(*float).to_le_bytes(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stored row whose weight `i` has the code `i % codes`, block `b` the scale `b + 1`.
+    fn stored(format: Format, inputs: usize, code: impl Fn(usize) -> u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for block in 0..inputs / BLOCK {
+            bytes.extend(f16::from_f32(block as f32 + 1.0).to_le_bytes());
+            let code = |i: usize| code(block * BLOCK + i);
+            match format {
+                Format::Q8 => bytes.extend((0..BLOCK).map(code)),
+                _ => bytes.extend((0..16).map(|i| code(i) | code(i + 16) << 4)),
+            }
+        }
+        bytes
+    }
+
+    /// Where kernels/README.md puts the code of an input: byte and shift.
+    fn expected(format: Format, input: usize) -> (usize, u32) {
+        let (chunk, inside) = (input / format.chunk(), input % format.chunk());
+        match format {
+            Format::Q8 => {
+                let (h, t, i) = (inside / 32, inside % 32 / 8, inside % 8);
+                (chunk * 64 + 16 * t + 8 * h + i, 0)
+            }
+            _ => {
+                let (j, t, i) = (inside / 32, inside % 32 / 8, inside % 8);
+                let nibble = i / 2 + i % 2 * 4;
+                (chunk * 64 + 4 * (4 * t + j) + nibble / 2, nibble as u32 % 2 * 4)
+            }
+        }
+    }
+
+    #[test]
+    fn every_weight_lies_where_the_kernels_look_for_it() {
+        for (format, codes) in [(Format::Q8, 251), (Format::Q4, 16)] {
+            for inputs in [32, 64, 96, 160, 256] {
+                let code = |i: usize| (i * 7 % codes) as u8;
+                let mut weights = vec![0xff; format.row_bytes(inputs)];
+                let mut scales = vec![0xff; format.scale_bytes(inputs)];
+                format.place(&stored(format, inputs, code), &mut weights, &mut scales);
+                let mask = if codes == 16 { 15 } else { 255 };
+                for input in 0..inputs {
+                    let (byte, shift) = expected(format, input);
+                    assert_eq!(weights[byte] >> shift & mask, code(input), "{format:?} {input}");
+                }
+                for (block, scale) in scales.as_chunks().0.iter().enumerate() {
+                    let scale = f16::from_le_bytes(*scale).to_f32();
+                    let inside = block < inputs / BLOCK;
+                    assert_eq!(scale, if inside { block as f32 + 1.0 } else { 0.0 });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_lie_as_they_come() {
+        let mut weights = [0; 8];
+        Format::W16.place(&[1, 2, 3, 4, 5, 6, 7, 8], &mut weights, &mut []);
+        assert_eq!(weights, [1, 2, 3, 4, 5, 6, 7, 8]);
+        let mut bytes = [0; 4];
+        activations(Activation::Bf16, &[1.0, -2.0], &mut bytes);
+        assert_eq!(bytes, [0x80, 0x3f, 0x00, 0xc0]);
+        activations(Activation::F16, &[1.0, -2.0], &mut bytes);
+        assert_eq!(bytes, [0x00, 0x3c, 0x00, 0xc0]);
+    }
+}

@@ -1,0 +1,345 @@
+//! NVIDIA's driver.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
+
+use crate::backend::DeviceError;
+use crate::unit::Nanos;
+
+use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function};
+use super::image::{Program, images};
+use super::library::{Library, Missing, ThisMachine, look};
+use super::nvrtc::Nvrtc;
+
+/// Why a card could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Something that it needs is not there.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The driver did not do it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Opens card `number`; images of kernels are kept in `folder`, if there is one. The card is the
+/// calling thread's from then on.
+///
+/// # Errors
+/// [`OpenError`] if something is missing, or the driver fails.
+pub fn open(number: u32, folder: Option<&Path>) -> Result<Box<dyn Driver>, OpenError> {
+    let found = look(&ThisMachine, &[Library::Driver, Library::Nvrtc]);
+    let card = found.ready(number)?.clone();
+    let driver = Nvidia::open(card, folder).map_err(DeviceError::from)?;
+    Ok(Box::new(driver))
+}
+
+/// The version of CUDA that the driver implements; `None` if there is no driver.
+pub(super) fn driver_version() -> Option<(u32, u32)> {
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let mut version = 0;
+    // SAFETY: the library is there, and the place is ours. The call works before cuInit.
+    let result = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    let version = version.unsigned_abs();
+    (result == CUresult::CUDA_SUCCESS).then_some((version / 1000, version % 1000 / 10))
+}
+
+/// The cards that the driver shows. There must be a driver.
+pub(super) fn cards() -> Result<Vec<Card>, DriverError> {
+    // SAFETY: there is a driver; all places are ours.
+    unsafe {
+        said("cuInit", sys::cuInit(0))?;
+        let mut count: c_int = 0;
+        said("cuDeviceGetCount", sys::cuDeviceGetCount(&raw mut count))?;
+        (0..count).map(|number| card(number)).collect()
+    }
+}
+
+/// What card `number` is.
+///
+/// # Safety
+/// The driver is initialized.
+unsafe fn card(number: c_int) -> Result<Card, DriverError> {
+    let mut device = 0;
+    let (mut memory, mut name) = (0, [0_u8; 256]);
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: the caller's duty; all places are ours, and the name's length is said.
+    unsafe {
+        said("cuDeviceGet", sys::cuDeviceGet(&raw mut device, number))?;
+        said("cuDeviceTotalMem", sys::cuDeviceTotalMem_v2(&raw mut memory, device))?;
+        let name_len = name.len() as c_int - 1;
+        let name = name.as_mut_ptr().cast();
+        said("cuDeviceGetName", sys::cuDeviceGetName(name, name_len, device))?;
+        said("cuDeviceGetUuid", sys::cuDeviceGetUuid_v2(&raw mut uuid, device))?;
+    }
+    let attribute = |attribute: Attribute| {
+        let mut value = 0;
+        // SAFETY: as above.
+        let result = unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) };
+        said("cuDeviceGetAttribute", result).map(|()| value.unsigned_abs())
+    };
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    Ok(Card {
+        number: number.unsigned_abs(),
+        name: name.to_string_lossy().into_owned(),
+        uuid: uuid_text(uuid.bytes.map(|byte| byte as u8)),
+        memory: memory as u64,
+        cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
+        capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+    })
+}
+
+/// As the maker's tools write it.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]].map(hex);
+    format!("GPU-{}", parts.join("-"))
+}
+
+fn said(call: &str, result: CUresult) -> Result<(), DriverError> {
+    match result {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(DriverError::OutOfMemory),
+        error => {
+            let mut text = ptr::null();
+            // SAFETY: the place is ours; the text is a constant of the driver.
+            let known = unsafe { sys::cuGetErrorString(error, &raw mut text) };
+            let what = if known == CUresult::CUDA_SUCCESS && !text.is_null() {
+                // SAFETY: as above.
+                let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+                format!("{text} ({error:?})")
+            } else {
+                format!("{error:?}")
+            };
+            Err(DriverError::Failed { call: call.to_owned(), what })
+        }
+    }
+}
+
+/// A card with a context and a stream of its own.
+struct Nvidia {
+    card: Card,
+    device: sys::CUdevice,
+    stream: sys::CUstream,
+    /// Where images are kept.
+    folder: Option<PathBuf>,
+    modules: RefCell<Vec<sys::CUmodule>>,
+    allocated: RefCell<BTreeSet<Address>>,
+    events: RefCell<Vec<sys::CUevent>>,
+}
+
+impl Nvidia {
+    fn open(card: Card, folder: Option<&Path>) -> Result<Self, DriverError> {
+        let mut device = 0;
+        let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the driver is initialized, as the card was looked at; all places are ours.
+        unsafe {
+            said("cuDeviceGet", sys::cuDeviceGet(&raw mut device, card.number as c_int))?;
+            let retained = sys::cuDevicePrimaryCtxRetain(&raw mut context, device);
+            said("cuDevicePrimaryCtxRetain", retained)?;
+            let made = said("cuCtxSetCurrent", sys::cuCtxSetCurrent(context)).and_then(|()| {
+                let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+                said("cuStreamCreate", sys::cuStreamCreate(&raw mut stream, flags))
+            });
+            if let Err(error) = made {
+                sys::cuDevicePrimaryCtxRelease_v2(device);
+                return Err(error);
+            }
+        }
+        Ok(Self {
+            card,
+            device,
+            stream,
+            folder: folder.map(Path::to_path_buf),
+            modules: RefCell::default(),
+            allocated: RefCell::default(),
+            events: RefCell::default(),
+        })
+    }
+
+    fn event_of(&self, event: Event) -> Result<sys::CUevent, DriverError> {
+        self.events.borrow().get(event.0 as usize).copied().ok_or_else(|| DriverError::Failed {
+            call: "cuEventRecord".to_owned(),
+            what: format!("there is no event {}", event.0),
+        })
+    }
+}
+
+impl Drop for Nvidia {
+    fn drop(&mut self) {
+        // SAFETY: everything was made by this driver and is given back once. What fails here has
+        // failed before, or is lost with the device.
+        unsafe {
+            sys::cuStreamSynchronize(self.stream);
+            for event in self.events.get_mut().drain(..) {
+                sys::cuEventDestroy_v2(event);
+            }
+            for address in std::mem::take(self.allocated.get_mut()) {
+                sys::cuMemFree_v2(address.0);
+            }
+            for module in self.modules.get_mut().drain(..) {
+                sys::cuModuleUnload(module);
+            }
+            sys::cuStreamDestroy_v2(self.stream);
+            sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+impl Driver for Nvidia {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn free_memory(&self) -> Result<u64, DriverError> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both places are ours.
+        let result = unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) };
+        said("cuMemGetInfo", result).map(|()| free as u64)
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Address, DriverError> {
+        let mut pointer = 0;
+        let bytes = usize::try_from(bytes.max(1)).map_err(|_| DriverError::OutOfMemory)?;
+        // SAFETY: the place is ours.
+        said("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&raw mut pointer, bytes) })?;
+        self.allocated.borrow_mut().insert(Address(pointer));
+        Ok(Address(pointer))
+    }
+
+    fn free(&self, address: Address) -> Result<(), DriverError> {
+        if !self.allocated.borrow_mut().remove(&address) {
+            return Ok(());
+        }
+        self.wait()?;
+        // SAFETY: allocated by this driver, no work is under way, and freed once.
+        said("cuMemFree", unsafe { sys::cuMemFree_v2(address.0) })
+    }
+
+    fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
+        let from = bytes.as_ptr().cast::<c_void>();
+        // SAFETY: the driver has copied from pageable memory when this returns; where to is the
+        // caller's own memory on the device.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from, bytes.len(), self.stream) };
+        said("cuMemcpyHtoDAsync", result)
+    }
+
+    fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
+        let to = bytes.as_mut_ptr().cast::<c_void>();
+        // SAFETY: the bytes are borrowed until the wait is over.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.0, bytes.len(), self.stream) };
+        said("cuMemcpyDtoHAsync", result)?;
+        self.wait()
+    }
+
+    fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
+        let compiler = Nvrtc::open(self.card.capability)?;
+        for image in images(self.folder.as_deref(), &compiler, programs)? {
+            let mut module = ptr::null_mut();
+            // SAFETY: a whole image, or a text that ends in zero, as the compiler gave it.
+            let result = unsafe { sys::cuModuleLoadData(&raw mut module, image.as_ptr().cast()) };
+            said("cuModuleLoadData", result)?;
+            self.modules.borrow_mut().push(module);
+        }
+        Ok(())
+    }
+
+    fn function(&self, name: &str) -> Result<Function, DriverError> {
+        let failed =
+            |what: String| DriverError::Failed { call: "cuModuleGetFunction".to_owned(), what };
+        let c_name = CString::new(name).map_err(|error| failed(error.to_string()))?;
+        for &module in self.modules.borrow().iter() {
+            let mut function = ptr::null_mut();
+            // SAFETY: the module lives as long as the driver.
+            let result =
+                unsafe { sys::cuModuleGetFunction(&raw mut function, module, c_name.as_ptr()) };
+            if result == CUresult::CUDA_SUCCESS {
+                return Ok(Function(function as u64));
+            }
+        }
+        Err(failed(format!("no kernel is named {name}")))
+    }
+
+    fn launch(
+        &self,
+        function: Function,
+        [x, y, z]: [u32; 3],
+        block: u32,
+        arguments: &Arguments,
+    ) -> Result<(), DriverError> {
+        let values = arguments.values();
+        let mut pointers = [ptr::null_mut::<c_void>(); 20];
+        for (pointer, value) in pointers.iter_mut().zip(values) {
+            *pointer = ptr::from_ref(value).cast_mut().cast();
+        }
+        // SAFETY: the function is of a module that lives; the driver copies the arguments before
+        // it returns and only reads them.
+        let result = unsafe {
+            let function = function.0 as sys::CUfunction;
+            let (arguments, none) = (pointers.as_mut_ptr(), ptr::null_mut());
+            sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, arguments, none)
+        };
+        said("cuLaunchKernel", result)
+    }
+
+    fn event(&self) -> Result<Event, DriverError> {
+        let mut event = ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
+        // SAFETY: the place is ours.
+        said("cuEventCreate", unsafe { sys::cuEventCreate(&raw mut event, flags) })?;
+        let mut events = self.events.borrow_mut();
+        events.push(event);
+        Ok(Event(events.len() as u64 - 1))
+    }
+
+    fn record(&self, event: Event) -> Result<(), DriverError> {
+        let event = self.event_of(event)?;
+        // SAFETY: event and stream live as long as the driver.
+        said("cuEventRecord", unsafe { sys::cuEventRecord(event, self.stream) })
+    }
+
+    fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError> {
+        let (from, to) = (self.event_of(from)?, self.event_of(to)?);
+        let mut milliseconds = 0.0;
+        // SAFETY: both events live as long as the driver.
+        let result = unsafe { sys::cuEventElapsedTime_v2(&raw mut milliseconds, from, to) };
+        said("cuEventElapsedTime", result)?;
+        Ok(Nanos((f64::from(milliseconds) * 1e6).round().max(0.0) as u64))
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        // SAFETY: the stream lives as long as the driver.
+        said("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_named_as_the_makers_tools_do() {
+        let bytes = std::array::from_fn(|i| i as u8 * 16 + 1);
+        assert_eq!(uuid_text(bytes), "GPU-01112131-4151-6171-8191-a1b1c1d1e1f1");
+    }
+
+    #[test]
+    fn without_a_driver_opening_says_so() {
+        if driver_version().is_none() {
+            let error = open(0, None).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some("no NVIDIA driver was found"));
+        }
+    }
+}

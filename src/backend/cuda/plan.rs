@@ -1,0 +1,240 @@
+//! What a model and its limits make of a device: whether they suit, and how large everything is.
+
+use crate::backend::{DeviceError, Limits};
+use crate::cost::Storage;
+use crate::event::Dtype;
+use crate::model::{Precision, Shape};
+
+use super::device::Options;
+use super::image::Activation;
+use super::layout::Format;
+
+/// Elements of a head for which there are attention kernels.
+const HEADS: [u32; 6] = [16, 32, 64, 80, 96, 128];
+/// Query heads that may share a key head.
+const SHARING: u32 = 16;
+/// The widest row that a norm takes.
+const NORM_WIDTH: u32 = 16_384;
+/// The most blocks of a grid in any but its first direction.
+const GRID: u32 = 65_535;
+/// The shortest pieces that contexts of decoded rows are cut into.
+const PIECE: u32 = 256;
+/// The most pieces of a context: partial results of every row have room on the device.
+const PIECES: u32 = 16;
+/// Rows of a tile of prefill attention.
+pub(super) const TILE: u32 = 64;
+
+/// Sizes of everything.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub limits: Limits,
+    pub format: Format,
+    pub activation: Activation,
+    precision: Precision,
+    kv_precision: Precision,
+    /// Positions there are: the model's context, or the pool where it is smaller.
+    pub positions: u32,
+    pub piece_tokens: u32,
+    /// How far a row looks back, itself included; 0 for all.
+    pub window: u32,
+}
+
+impl Plan {
+    /// Sizes for a model of this shape.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if there is no kernel for it.
+    pub fn new(shape: &Shape, options: Options) -> Result<Self, DeviceError> {
+        let Options { precision, kv_precision, limits } = options;
+        shape.validate().map_err(DeviceError::Unsupported)?;
+        let unsupported = |what: String| Err(DeviceError::Unsupported(what));
+        let Some((format, activation)) = Format::of(precision) else {
+            let found = precision.code();
+            return unsupported(format!(
+                "weights on cuda: expected bf16, f16, q8_0 or q4_0, found {found}"
+            ));
+        };
+        if !matches!(kv_precision, Precision::F16 | Precision::Bf16) {
+            let found = kv_precision.code();
+            return unsupported(format!("KV cache on cuda: expected f16 or bf16, found {found}"));
+        }
+        if !HEADS.contains(&shape.head_dim) {
+            let found = shape.head_dim;
+            return unsupported(format!(
+                "head_dim on cuda: expected one of {HEADS:?}, found {found}"
+            ));
+        }
+        let sharing = shape.heads / shape.kv_heads;
+        let most = [
+            ("query heads of a key head", sharing, SHARING),
+            ("hidden", shape.hidden, NORM_WIDTH),
+            ("limit of rows", limits.rows, GRID),
+            ("limit of rows that ask for logits", limits.logits_rows, GRID),
+        ];
+        for (name, found, most) in most {
+            if !(1..=most).contains(&found) {
+                return unsupported(format!("{name} on cuda: expected 1 to {most}, found {found}"));
+            }
+        }
+        let inputs =
+            [("hidden", shape.hidden), ("query width", shape.q_width()), ("ffn", shape.ffn)];
+        for (name, found) in inputs {
+            let grain = format.grain();
+            if !found.is_multiple_of(grain) {
+                let code = precision.code();
+                return unsupported(format!(
+                    "{name} on cuda: expected a multiple of {grain} for {code}, found {found}"
+                ));
+            }
+        }
+        let block_tokens = limits.block_tokens;
+        if !block_tokens.is_power_of_two() || block_tokens < 16 {
+            return unsupported(format!(
+                "block tokens on cuda: expected a power of two from 16 on, found {block_tokens}"
+            ));
+        }
+        let pool_tokens = u64::from(limits.kv_blocks) * u64::from(block_tokens);
+        // A slot is an int.
+        if !(1..=1 << 31).contains(&pool_tokens) {
+            return unsupported(format!("KV pool on cuda: {pool_tokens} tokens, at most 2³¹"));
+        }
+        let positions = u64::from(shape.context).min(pool_tokens) as u32;
+        let piece_tokens = positions.div_ceil(PIECES).next_multiple_of(PIECE);
+        let window = shape.sliding_window.unwrap_or(0);
+        Ok(Self {
+            limits,
+            format,
+            activation,
+            precision,
+            kv_precision,
+            positions,
+            piece_tokens,
+            window,
+        })
+    }
+
+    /// How it stores what a step moves.
+    pub fn storage(&self) -> Storage {
+        Storage {
+            weights: self.precision,
+            kv: self.kv_precision,
+            activation_bytes: 2,
+            activation_dtype: match self.activation {
+                Activation::Bf16 => Dtype::Bf16,
+                Activation::F16 => Dtype::F16,
+            },
+            block_tokens: self.limits.block_tokens,
+            piece_tokens: Some(self.piece_tokens),
+            quantized_rows: false,
+        }
+    }
+
+    /// The cache's format by its name in the names of kernels.
+    pub fn kv_name(&self) -> &'static str {
+        self.kv_precision.code()
+    }
+
+    /// Pieces that decoded rows are cut into if the longest has `tokens` of context, itself
+    /// included.
+    pub fn pieces(&self, tokens: u32) -> u32 {
+        let all = tokens.div_ceil(self.piece_tokens).max(1);
+        match self.window {
+            0 => all,
+            window => all.min(window.div_ceil(self.piece_tokens) + 1),
+        }
+    }
+
+    /// Bytes of the keys, or of the values, of one layer.
+    pub fn pool_bytes(&self, shape: &Shape) -> u64 {
+        let slots = u64::from(self.limits.kv_blocks) * u64::from(self.limits.block_tokens);
+        self.kv_precision.bytes(slots * u64::from(shape.kv_width()))
+    }
+
+    /// The logarithm of the tokens of a block.
+    pub const fn block_bits(&self) -> u32 {
+        self.limits.block_tokens.trailing_zeros()
+    }
+
+    /// The most blocks of a sequence.
+    pub const fn blocks(&self) -> u32 {
+        self.positions.div_ceil(self.limits.block_tokens)
+    }
+}
+
+/// Into how many parts the inputs of a product are divided where `blocks` of outputs would not fill
+/// a device: by the matrix and the device alone, since it decides the order of sums. A part has at
+/// least `least` runs of 128 inputs.
+pub(super) fn parts(blocks: u32, wanted: u32, inputs: u32, least: u32) -> u32 {
+    let runs = inputs.div_ceil(128);
+    wanted.div_ceil(blocks.max(1)).min(runs / least).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::modelled::small_shape;
+
+    fn options() -> Options {
+        let limits = Limits { rows: 64, logits_rows: 8, kv_blocks: 512, block_tokens: 16 };
+        Options { precision: Precision::Bf16, kv_precision: Precision::F16, limits }
+    }
+
+    fn refused(shape: &Shape, options: Options) -> String {
+        Plan::new(shape, options).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_has_no_kernel_is_refused_by_name() {
+        let (shape, plain) = (small_shape(), options());
+        assert!(Plan::new(&shape, plain).is_ok());
+        for (changed, expected) in [
+            (Options { precision: Precision::F32, ..plain }, "expected bf16, f16, q8_0 or q4_0"),
+            (Options { kv_precision: Precision::F32, ..plain }, "expected f16 or bf16, found f32"),
+            (
+                Options { limits: Limits { block_tokens: 8, ..plain.limits }, ..plain },
+                "expected a power of two from 16 on, found 8",
+            ),
+            (
+                Options { limits: Limits { rows: 70_000, ..plain.limits }, ..plain },
+                "limit of rows on cuda: expected 1 to 65535, found 70000",
+            ),
+        ] {
+            let said = refused(&shape, changed);
+            assert!(said.contains(expected), "{said}");
+        }
+        let q8 = Options { precision: Precision::Q8_0, ..plain };
+        for (shape, expected) in [
+            (Shape { head_dim: 48, ..shape.clone() }, "found 48"),
+            (Shape { heads: 32, ..shape.clone() }, "expected 1 to 16, found 32"),
+            (
+                Shape { ffn: 40, ..shape },
+                "ffn on cuda: expected a multiple of 32 for q8_0, found 40",
+            ),
+        ] {
+            let said = refused(&shape, q8);
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn long_contexts_have_longer_pieces_and_windows_fewer() {
+        let plan = |context, sliding_window| {
+            let shape = Shape { context, sliding_window, ..small_shape() };
+            Plan::new(&shape, options()).unwrap()
+        };
+        let short = plan(4096, None);
+        assert_eq!((short.piece_tokens, short.pieces(256), short.pieces(257)), (256, 1, 2));
+        let long = plan(8192, None);
+        assert_eq!((long.piece_tokens, long.pieces(8192)), (512, 16));
+        let window = plan(4096, Some(300));
+        assert_eq!((window.pieces(100), window.pieces(4096)), (1, 3));
+    }
+
+    #[test]
+    fn products_are_divided_until_the_device_is_full() {
+        assert_eq!(parts(256, 264, 4096, 8), 2);
+        assert_eq!(parts(1000, 264, 4096, 8), 1);
+        assert_eq!(parts(10, 264, 4096, 8), 4);
+        assert_eq!(parts(10, 264, 64, 8), 1);
+    }
+}

@@ -1,0 +1,173 @@
+//! A driver whose device is the host.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use gemba::backend::cuda::{
+    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Program,
+};
+use gemba::unit::Nanos;
+
+use crate::numbers::Act;
+use crate::shim::{self, Buffer, Shim, shim};
+
+/// The host shim as a card.
+pub struct Host {
+    shim: &'static Shim,
+    card: Card,
+    buffers: RefCell<BTreeMap<u64, Buffer<'static>>>,
+    functions: Vec<String>,
+    loaded: RefCell<Vec<String>>,
+    start: Instant,
+    events: RefCell<Vec<Option<Nanos>>>,
+    /// Decides the order of the next launch's blocks and threads.
+    seed: Cell<u64>,
+}
+
+impl Host {
+    /// A card of so many multiprocessors, by which a backend divides products.
+    pub fn new(activation: Activation, multiprocessors: u32) -> Self {
+        let shim = shim(match activation {
+            Activation::Bf16 => Act::Bf16,
+            Activation::F16 => Act::F16,
+        });
+        let card = Card {
+            number: 0,
+            name: "host shim".to_owned(),
+            uuid: String::new(),
+            memory: 1 << 30,
+            cache: 1 << 18,
+            capability: (8, 0),
+            multiprocessors,
+        };
+        Self {
+            shim,
+            card,
+            buffers: RefCell::default(),
+            functions: shim.kernels().keys().cloned().collect(),
+            loaded: RefCell::default(),
+            start: Instant::now(),
+            events: RefCell::default(),
+            seed: Cell::new(0),
+        }
+    }
+
+    /// Runs `work` on the `bytes` from `address` on, which must lie in one buffer.
+    fn at(&self, address: Address, bytes: usize, work: impl FnOnce(*mut u8)) {
+        let buffers = self.buffers.borrow();
+        let (start, buffer) = buffers.range(..=address.0).next_back().unwrap();
+        let offset = (address.0 - start) as usize;
+        assert!(offset + bytes <= buffer.bytes().len(), "{bytes} bytes at {offset}");
+        work(address.0 as *mut u8);
+    }
+}
+
+fn failed(call: &str, what: String) -> DriverError {
+    DriverError::Failed { call: call.to_owned(), what }
+}
+
+impl Driver for Host {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn free_memory(&self) -> Result<u64, DriverError> {
+        let buffers = self.buffers.borrow();
+        let taken: usize = buffers.values().map(|buffer| buffer.bytes().len()).sum();
+        Ok(self.card.memory - taken as u64)
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Address, DriverError> {
+        if bytes > self.free_memory()? {
+            return Err(DriverError::OutOfMemory);
+        }
+        let buffer = self.shim.poisoned(bytes as usize);
+        let address = buffer.bytes().as_ptr() as u64;
+        self.buffers.borrow_mut().insert(address, buffer);
+        Ok(Address(address))
+    }
+
+    fn free(&self, address: Address) -> Result<(), DriverError> {
+        self.buffers.borrow_mut().remove(&address.0).unwrap();
+        Ok(())
+    }
+
+    fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
+        self.at(to, bytes.len(), |to| {
+            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        });
+        Ok(())
+    }
+
+    fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
+        self.at(from, bytes.len(), |from| {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        });
+        Ok(())
+    }
+
+    fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
+        for program in programs {
+            let act = match program.activation {
+                Activation::Bf16 => Act::Bf16,
+                Activation::F16 => Act::F16,
+            };
+            assert_eq!(act, self.shim.act);
+            self.loaded.borrow_mut().push(program.file.to_owned());
+        }
+        Ok(())
+    }
+
+    fn function(&self, name: &str) -> Result<Function, DriverError> {
+        let missing = || failed("function", format!("no kernel is named {name}"));
+        let file = &self.shim.kernels().get(name).ok_or_else(missing)?.file;
+        let loaded = self.loaded.borrow();
+        assert!(loaded.iter().any(|known| file.ends_with(known.as_str())), "{name} of {file}");
+        let at = self.functions.iter().position(|found| found == name).ok_or_else(missing)?;
+        Ok(Function(at as u64))
+    }
+
+    fn launch(
+        &self,
+        function: Function,
+        grid: [u32; 3],
+        block: u32,
+        arguments: &Arguments,
+    ) -> Result<(), DriverError> {
+        let name = &self.functions[function.0 as usize];
+        let arguments = arguments
+            .values()
+            .iter()
+            .fold(shim::Arguments::new(), |arguments, value| arguments.long(*value));
+        let seed = self.seed.get();
+        self.seed.set(seed + 1);
+        self.shim
+            .try_launch_with(name, grid, block, &arguments, seed)
+            .map_err(|what| failed("launch", what))
+    }
+
+    fn event(&self) -> Result<Event, DriverError> {
+        self.events.borrow_mut().push(None);
+        Ok(Event(self.events.borrow().len() as u64 - 1))
+    }
+
+    fn record(&self, event: Event) -> Result<(), DriverError> {
+        self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
+        Ok(())
+    }
+
+    fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError> {
+        let events = self.events.borrow();
+        let at = |event: Event| {
+            events[event.0 as usize].ok_or_else(|| failed("elapsed", "not recorded".to_owned()))
+        };
+        Ok(Nanos(at(to)?.0.checked_sub(at(from)?.0).unwrap()))
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! What a step asks of a driver: which kernels on which grids, in which order, and nothing that
+//! would make it wait.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gemba::backend::cuda::{Cuda, Options};
+use gemba::backend::{Backend, Limits, Sampling};
+use gemba::event::WallClock;
+use gemba::model::{Model, Precision};
+
+use crate::recorded::{Asked, Recorded, Tape};
+use crate::stepper::{LIMITS, Sequence, small, step, tokens};
+
+fn load(model: &Model, precision: Precision, limits: Limits) -> (Cuda, Rc<Tape>) {
+    let tape = Rc::new(Tape::default());
+    let driver = Recorded::new(Rc::clone(&tape), 1 << 30);
+    let options = Options { precision, kv_precision: Precision::F16, limits };
+    let cuda = Cuda::load(Box::new(driver), model, options, Arc::new(WallClock::start())).unwrap();
+    (cuda, tape)
+}
+
+#[test]
+fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
+    let model = small(|shape| shape.layers = 1);
+    let (mut cuda, tape) = load(&model, Precision::Q8_0, LIMITS);
+    tape.asked.take();
+    let text = tokens(90, 3, 300);
+    let mut one = Sequence { done: 30, ..Sequence::new(&text, [3, 9, 4]) };
+    let mut many = Sequence::new(&text, 10..16);
+    let plan = &mut [(&mut one, 1), (&mut many, 70)];
+    let said = step(&mut cuda, plan, Sampling::GREEDY).unwrap();
+    let asked = tape.asked.borrow().clone();
+    let refused = |asked: &&Asked| {
+        matches!(asked, Asked::Allocate(_) | Asked::Free(_) | Asked::Load(_) | Asked::NewEvent)
+    };
+    assert_eq!(asked.iter().find(refused), None);
+    // One copy there, one wait, and three copies back: tokens, log-probabilities, and the logits
+    // that this test asks for.
+    let count = |wanted: fn(&Asked) -> bool| asked.iter().filter(|asked| wanted(asked)).count();
+    assert_eq!(count(|asked| matches!(asked, Asked::Write(..))), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::Wait)), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::Read(..))), 3);
+    // The beginning, and both ends of each of 13 operations.
+    assert_eq!(count(|asked| matches!(asked, Asked::Record(_))), 27);
+    assert_eq!((said.spans.len(), said.sampled.len()), (13, 71));
+    // 71 rows of 96: hidden; 128 + 2·64: queries, keys and values; 160: ffn; 300: vocabulary.
+    let expected: [(&str, [u32; 3], u32); 14] = [
+        ("embed_q8_0", [1, 71, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("gemm_q8_0", [2, 2, 1], 256),
+        ("rope_append_f16", [71, 1, 1], 128),
+        ("attn_decode_d64_f16", [1, 1, 1], 128),
+        ("attn_prefill_d64_f16", [2, 2, 1], 128),
+        ("gemm_q8_0", [1, 2, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("gemm_q8_0_swiglu", [3, 2, 1], 256),
+        ("gemm_q8_0", [1, 2, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("gemm_q8_0", [3, 2, 1], 256),
+        ("sample_scan", [1, 71, 1], 256),
+        ("sample_choose", [71, 1, 1], 512),
+    ];
+    let expected = expected.map(|(name, grid, block)| (name.to_owned(), grid, block));
+    assert_eq!(tape.launched(), expected);
+}
+
+#[test]
+fn how_a_product_is_launched_depends_on_the_rows() {
+    let model = small(|shape| (shape.layers, shape.hidden) = (1, 4096));
+    let (mut cuda, tape) = load(&model, Precision::Q4_0, LIMITS);
+    for (rows, expected) in [
+        (2, ("gemv_q4_0_r8", [16, 4, 1])),
+        (8, ("gemv_q4_0_r8", [16, 4, 1])),
+        (9, ("gemv_q4_0_r16", [16, 4, 1])),
+        (17, ("gemm_q4_0", [2, 1, 8])),
+        (64, ("gemm_q4_0", [2, 1, 8])),
+        (65, ("gemm_q4_0", [2, 2, 1])),
+    ] {
+        tape.asked.take();
+        let mut sequence = Sequence::new(&tokens(rows, 3, 300), 0..8);
+        step(&mut cuda, &mut [(&mut sequence, rows)], Sampling::GREEDY).unwrap();
+        let (name, grid, _) = tape.launched().swap_remove(2);
+        assert_eq!((name.as_str(), grid), expected, "{rows} rows");
+    }
+}
+
+#[test]
+fn contexts_of_several_pieces_are_combined() {
+    let model = small(|shape| (shape.layers, shape.context) = (1, 2048));
+    let limits = Limits { kv_blocks: 128, ..LIMITS };
+    let (mut cuda, tape) = load(&model, Precision::Bf16, limits);
+    let text = tokens(700, 3, 300);
+    let mut long = Sequence { done: 600, ..Sequence::new(&text, 0..44) };
+    let mut short = Sequence { done: 20, ..Sequence::new(&text, 60..64) };
+    tape.asked.take();
+    let plan = &mut [(&mut long, 1), (&mut short, 1)];
+    step(&mut cuda, plan, Sampling::GREEDY).unwrap();
+    let launched = tape.launched();
+    let of = |name: &str| -> Vec<[u32; 3]> {
+        launched.iter().filter(|(found, ..)| found == name).map(|(_, grid, _)| *grid).collect()
+    };
+    assert_eq!(of("attn_decode_d64_f16"), [[3, 1, 2]]);
+    assert_eq!(of("attn_combine"), [[1, 2, 1]]);
+    assert_eq!(of("attn_prefill_d64_f16").len(), 0);
+}
+
+#[test]
+fn memory_is_accounted_for() {
+    let model = small(|shape| shape.tied_embeddings = true);
+    let (cuda, tape) = load(&model, Precision::Bf16, LIMITS);
+    let sizes = tape.asked.borrow().iter().fold(0, |sum, asked| match asked {
+        Asked::Allocate(bytes) => sum + bytes,
+        _ => sum,
+    });
+    let told = cuda.description();
+    assert_eq!(told.weights.0 + told.workspace.0 + told.kv_pool.0, sizes);
+    // 2 layers · 2 · 24 blocks of 16 tokens · 64 elements of 2 bytes.
+    assert_eq!(told.kv_pool.0, 2 * 2 * 24 * 16 * 64 * 2);
+    // Norms, 5 of 96 elements, are activations here: 2 bytes each where the shape counts 4.
+    assert_eq!(told.weights.0, model.shape().weight_bytes(Precision::Bf16) - 2 * 5 * 96);
+    assert_eq!((told.kind, told.memory.0), ("cuda", 1 << 30));
+}

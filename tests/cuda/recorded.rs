@@ -1,0 +1,195 @@
+//! A driver that computes nothing and writes down what it is asked.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use gemba::backend::cuda::{
+    Address, Arguments, Card, Driver, DriverError, Event, Function, Program,
+};
+use gemba::unit::Nanos;
+
+/// What a driver was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Allocate(u64),
+    Free(Address),
+    Write(Address, usize),
+    Read(Address, usize),
+    Load(&'static str),
+    Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
+    NewEvent,
+    Record(Event),
+    Wait,
+}
+
+/// What was asked, and which call is to fail.
+#[derive(Default)]
+pub struct Tape {
+    pub asked: RefCell<Vec<Asked>>,
+    /// The allocation, counted from zero, for which there is no memory.
+    pub full_at: Cell<Option<usize>>,
+    /// The launch, counted from zero, that fails, and everything after it.
+    pub lost_at: Cell<Option<usize>>,
+    allocations: Cell<usize>,
+    launches: Cell<usize>,
+}
+
+impl Tape {
+    /// Launches since the last look, by kernel, grid and block; everything else is dropped.
+    pub fn launched(&self) -> Vec<(String, [u32; 3], u32)> {
+        let asked = self.asked.take().into_iter();
+        asked
+            .filter_map(|asked| match asked {
+                Asked::Launch { kernel, grid, block, .. } => Some((kernel, grid, block)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn allocations(&self) -> usize {
+        self.allocations.get()
+    }
+
+    fn lost(&self) -> Result<(), DriverError> {
+        match self.lost_at.get() {
+            Some(at) if self.launches.get() > at => Err(DriverError::Failed {
+                call: "cuStreamSynchronize".to_owned(),
+                what: "uncorrectable ECC error encountered".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The driver.
+pub struct Recorded {
+    tape: Rc<Tape>,
+    card: Card,
+    next: Cell<u64>,
+    functions: RefCell<Vec<String>>,
+    events: Cell<u64>,
+    /// The device's clock: every event later than the one before.
+    clock: Cell<u64>,
+    recorded: RefCell<Vec<u64>>,
+}
+
+impl Recorded {
+    pub fn new(tape: Rc<Tape>, memory: u64) -> Self {
+        let card = Card {
+            number: 0,
+            name: "recorded".to_owned(),
+            uuid: String::new(),
+            memory,
+            cache: 1 << 20,
+            capability: (9, 0),
+            multiprocessors: 132,
+        };
+        Self {
+            tape,
+            card,
+            next: Cell::new(1 << 32),
+            functions: RefCell::default(),
+            events: Cell::new(0),
+            clock: Cell::new(0),
+            recorded: RefCell::default(),
+        }
+    }
+
+    fn note(&self, asked: Asked) {
+        self.tape.asked.borrow_mut().push(asked);
+    }
+}
+
+impl Driver for Recorded {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn free_memory(&self) -> Result<u64, DriverError> {
+        self.tape.lost()?;
+        Ok(self.card.memory)
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Address, DriverError> {
+        self.note(Asked::Allocate(bytes));
+        let at = self.tape.allocations.get();
+        self.tape.allocations.set(at + 1);
+        if self.tape.full_at.get() == Some(at) {
+            return Err(DriverError::OutOfMemory);
+        }
+        let address = self.next.get();
+        self.next.set((address + bytes).next_multiple_of(256) + 256);
+        Ok(Address(address))
+    }
+
+    fn free(&self, address: Address) -> Result<(), DriverError> {
+        self.note(Asked::Free(address));
+        Ok(())
+    }
+
+    fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.note(Asked::Write(to, bytes.len()));
+        Ok(())
+    }
+
+    fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.note(Asked::Read(from, bytes.len()));
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
+        programs.iter().for_each(|program| self.note(Asked::Load(program.file)));
+        Ok(())
+    }
+
+    fn function(&self, name: &str) -> Result<Function, DriverError> {
+        let mut functions = self.functions.borrow_mut();
+        functions.push(name.to_owned());
+        Ok(Function(functions.len() as u64 - 1))
+    }
+
+    fn launch(
+        &self,
+        function: Function,
+        grid: [u32; 3],
+        block: u32,
+        arguments: &Arguments,
+    ) -> Result<(), DriverError> {
+        // A failure is told by what comes after it, as a device does.
+        self.tape.lost()?;
+        self.tape.launches.set(self.tape.launches.get() + 1);
+        let kernel = self.functions.borrow()[function.0 as usize].clone();
+        self.note(Asked::Launch { kernel, grid, block, arguments: *arguments });
+        Ok(())
+    }
+
+    fn event(&self) -> Result<Event, DriverError> {
+        self.note(Asked::NewEvent);
+        self.recorded.borrow_mut().push(0);
+        self.events.set(self.events.get() + 1);
+        Ok(Event(self.events.get() - 1))
+    }
+
+    fn record(&self, event: Event) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.note(Asked::Record(event));
+        self.clock.set(self.clock.get() + 10);
+        self.recorded.borrow_mut()[event.0 as usize] = self.clock.get();
+        Ok(())
+    }
+
+    fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError> {
+        self.tape.lost()?;
+        let recorded = self.recorded.borrow();
+        Ok(Nanos(recorded[to.0 as usize] - recorded[from.0 as usize]))
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.note(Asked::Wait);
+        Ok(())
+    }
+}
