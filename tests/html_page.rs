@@ -312,7 +312,9 @@ fn hostile_comparison() -> Comparison {
 fn text_of_a_comparison_never_becomes_markup() {
     let mut page = Vec::new();
     gemba::html::write_comparison(&hostile_comparison(), &mut page).unwrap();
-    let page = without_assets(&String::from_utf8(page).unwrap());
+    let page = String::from_utf8(page).unwrap();
+    let (before, after) = page.split_once("<style>").unwrap();
+    let page = [before, after.split_once("</style>").unwrap().1].concat();
     assert!(!page.contains("<script"));
     assert!(!page.contains("</script"));
     assert_eq!(page.matches("://").count(), page.matches("http://www.w3.org/2000/svg").count());

@@ -230,6 +230,9 @@ fn change(before: f64, after: f64) -> String {
     }
 }
 
+/// A cause at a level, and what it costs a token run by run.
+type CauseCosts = ((Cause, Level), Vec<Option<f64>>);
+
 /// Below this share of the dearest run's device time a cause is not shown.
 const LEAST: f64 = 0.0005;
 
@@ -246,7 +249,7 @@ fn causes(runs: &[Compared<'_>]) -> Vec<ComparedCause> {
         let tokens = run.summary.requests.accepted_tokens;
         (tokens > 0).then(|| *amount as f64 / tokens as f64)
     };
-    let mut rows: Vec<((Cause, Level), Vec<Option<f64>>)> = amounts
+    let mut rows: Vec<CauseCosts> = amounts
         .iter()
         .map(|(place, row)| (*place, row.iter().zip(runs).map(per_token).collect()))
         .collect();

@@ -40,17 +40,32 @@ pub fn export(
             return Err(WorkloadError::Loss { path, format, found });
         }
     };
-    let beside = beside(path);
-    let written = File::create(&beside).and_then(|file| {
+    let whole = |file: File| {
         let mut out = BufWriter::new(file);
         write(workload, &mut out)?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&beside, path)
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)
+    };
+    let failed = |source| WorkloadError::Write { path: path.to_path_buf(), source };
+    let target = match fs::metadata(path) {
+        // A pipe or a device must not be replaced by a file.
+        Ok(found) if !found.is_file() => {
+            let through = File::options().write(true).open(path);
+            through.and_then(whole).map_err(failed)?;
+            return Ok(losses);
+        }
+        // A link stays one.
+        Ok(_) => fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()),
+        Err(_) => path.to_path_buf(),
+    };
+    let beside = beside(&target);
+    let written = File::create(&beside).and_then(whole).and_then(|file| {
+        file.sync_all()?;
+        fs::rename(&beside, &target)
     });
     written.map_err(|source| {
         // What is half-written must not stay; that this fails too cannot be helped.
         let _gone = fs::remove_file(&beside);
-        WorkloadError::Write { path: path.to_path_buf(), source }
+        failed(source)
     })?;
     Ok(losses)
 }
