@@ -200,16 +200,25 @@ fn what_is_no_file_is_written_through_and_a_link_stays_one() {
     let (target, link) = (folder(dir.path(), "target"), folder(dir.path(), "link"));
     fs::write(&target, "before").unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
-    for out in [&link, &"/dev/null".to_owned(), &"/dev/stdout".to_owned()] {
-        let done = output(&["workload", "gen", "steady", "-o", out]);
-        assert!(done.status.success(), "{out}: {}", text(&done.stderr));
+    let pipe = folder(dir.path(), "pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let run = folder(dir.path(), "run");
+    assert!(output(&small_run(&run, &[])).status.success());
+    for words in [&["workload", "gen", "steady"][..], &["report", &run]] {
+        let done = output(&[words, &["-o", &link]].concat());
+        assert!(done.status.success(), "{words:?}: {}", text(&done.stderr));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "{words:?}");
+        let whole = fs::read_to_string(&target).unwrap();
+        assert!(whole.len() > 100, "{words:?}: {whole}");
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        let done = output(&[words, &["-o", &pipe]].concat());
+        assert!(done.status.success(), "{words:?}: {}", text(&done.stderr));
+        assert!(!fs::metadata(&pipe).unwrap().is_file(), "{words:?}");
+        assert_eq!(reader.join().unwrap().len(), whole.len(), "{words:?}");
     }
-    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-    assert_ne!(fs::read_to_string(&target).unwrap(), "before");
-    assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    let full = output(&["workload", "gen", "steady", "-o", "/dev/full"]);
-    assert_eq!(full.status.code(), Some(2));
-    assert!(text(&full.stderr).contains("No space left"), "{}", text(&full.stderr));
 }
 
 #[test]
@@ -229,6 +238,29 @@ fn settings_without_an_end_and_nonsense_are_refused() {
         assert_eq!(done.status.code(), Some(2), "{words:?}: {said}");
         assert!(said.contains(expected), "{words:?}: {said}");
     }
+}
+
+#[test]
+fn names_from_files_do_not_steer_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let description = folder(dir.path(), "evil.toml");
+    let made = text(&output(&["workload", "gen", "steady", "-o", &description]).stderr);
+    let written =
+        fs::read_to_string(&description).unwrap_or_else(|error| panic!("{error}: {made}"));
+    let named = written.replace("\"name\":\"steady\"", "\"name\":\"st\\u001b[31mdy\"");
+    assert_ne!(named, written, "{}", written.lines().next().unwrap_or_default());
+    fs::write(&description, named).unwrap();
+    let shown = output(&["workload", "show", &description, "--format", "gemba"]);
+    let said = text(&shown.stdout);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    assert!(said.contains("st\u{fffd}[31mdy") && !said.contains('\u{1b}'), "{said}");
+    let run = folder(dir.path(), "run");
+    assert!(output(&small_run(&run, &[])).status.success());
+    let header = format!("{run}/run.json");
+    let json = fs::read_to_string(&header).unwrap();
+    fs::write(&header, json.replace("shape:stories15m", "st\\u001b[31m15m")).unwrap();
+    let said = text(&output(&["ledger", &run]).stdout);
+    assert!(said.contains("st\u{fffd}[31m15m") && !said.contains('\u{1b}'), "{said}");
 }
 
 #[test]

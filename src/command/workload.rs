@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::unit::Nanos;
+use crate::unit::{Nanos, make_printable};
 use crate::workload::{
     ArrivalProcess, Format, Lengths, OpenOptions, Pace, Replay, Shown, Summary, Workload,
     WorkloadError, export, open,
@@ -276,10 +276,11 @@ impl ReadArgs {
         format: Option<FormatName>,
     ) -> Result<Workload, WorkloadCommandError> {
         let tokenizer = match &self.tokenizer {
-            Some(path) => Some(tokenizers::Tokenizer::from_file(path).map_err(|error| {
-                let what = format!("expected a tokenizer.json, found {error}");
-                WorkloadCommandError::Tokenizer { path: path.clone(), what }
-            })?),
+            Some(path) => {
+                let read = crate::model::read_tokenizer(path);
+                let failed = |what| WorkloadCommandError::Tokenizer { path: path.clone(), what };
+                Some(read.map_err(failed)?)
+            }
             None => None,
         };
         // A text that the tokenizer refuses has no length; the reader leaves it out and counts it.
@@ -292,7 +293,11 @@ impl ReadArgs {
             seed: self.seed,
             count_tokens: tokenizer.is_some().then_some(&count),
         };
-        Ok(open(path, &options)?)
+        let mut workload = open(path, &options)?;
+        // Names are printed, and a file may say anything.
+        let names = workload.classes.iter_mut().map(|class| &mut class.name);
+        names.chain([&mut workload.name]).for_each(make_printable);
+        Ok(workload)
     }
 }
 

@@ -28,4 +28,4 @@ pub use pieces::Piece;
 pub use registry::shape_names;
 pub use shape::{Family, LayerTensor, Precision, Rope, RopeScaling, Shape, TensorId};
 pub use tensor::Tensor;
-pub use tokenizer::{MarkerTokens, Tokenizer};
+pub use tokenizer::{MarkerTokens, Tokenizer, read_tokenizer};

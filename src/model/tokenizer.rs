@@ -203,13 +203,20 @@ impl TokenizerSource {
 const MAX_BYTES: u64 = 256 << 20;
 
 fn from_file(path: &Path) -> Result<tokenizers::Tokenizer, String> {
-    let found = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    read_tokenizer(path).map_err(|what| format!("read {}: {what}", path.display()))
+}
+
+/// Reads a tokenizer.json.
+///
+/// # Errors
+/// Why it cannot be read, in words without its path.
+pub fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, String> {
+    let found = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !found.is_file() || found.len() > MAX_BYTES {
-        let (path, most) = (path.display(), MAX_BYTES >> 20);
-        return Err(format!("{path}: expected a file of at most {most} MiB"));
+        return Err(format!("expected a file of at most {} MiB", MAX_BYTES >> 20));
     }
     tokenizers::Tokenizer::from_file(path)
-        .map_err(|error| format!("read {}: {error}", path.display()))
+        .map_err(|error| format!("expected a tokenizer.json, found {error}"))
 }
 
 fn from_vocabulary(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {

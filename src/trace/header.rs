@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TraceError;
 use crate::event::{Calibration, Ceilings};
-use crate::unit::{Bytes, Nanos};
+use crate::unit::{Bytes, Nanos, make_printable};
 
 /// The schema this version writes. Readers refuse a newer one.
 pub const SCHEMA: &str = "gemba.run/1";
@@ -208,7 +208,19 @@ impl Header {
         if found != SCHEMA {
             return Err(TraceError::Schema { path: path.to_path_buf(), expected: SCHEMA, found });
         }
-        serde_json::from_slice(json).map_err(malformed)
+        let mut header: Self = serde_json::from_slice(json).map_err(malformed)?;
+        header.names().for_each(make_printable);
+        Ok(header)
+    }
+
+    /// Everything in it that is printed as it stands.
+    fn names(&mut self) -> impl Iterator<Item = &mut String> {
+        let devices = self.devices.iter_mut().flat_map(|d| [&mut d.kind, &mut d.name]);
+        let model = &mut self.model;
+        let model = [&mut model.name, &mut model.precision, &mut model.kv_precision];
+        let workload = &mut self.workload;
+        let own = [&mut workload.name, &mut self.gemba.version];
+        devices.chain(model).chain(own).chain(&mut workload.notes)
     }
 
     /// A header of this version for a run that has just begun.

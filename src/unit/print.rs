@@ -79,6 +79,13 @@ fn three_figures(x: f64) -> String {
     format!("{x:.decimals$}")
 }
 
+/// Puts U+FFFD in the place of control characters: a name from a file must not steer a terminal.
+pub fn make_printable(text: &mut String) {
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, "\u{fffd}");
+    }
+}
+
 /// A length of time with three significant figures: `1.25 ms`.
 #[must_use]
 pub fn si_nanos(nanos: Nanos) -> String {

@@ -53,9 +53,14 @@ impl ServerFeed {
         Ok(feed)
     }
 
-    fn get(&self, path: &str) -> Result<ureq::http::Response<Body>, Failure> {
+    /// Asks for what lies at `path`; the body must be whole within `body`, where that is given.
+    fn get(
+        &self,
+        path: &str,
+        body: Option<Duration>,
+    ) -> Result<ureq::http::Response<Body>, Failure> {
         let url = format!("{}{path}", self.address);
-        let mut request = self.agent.get(&url);
+        let mut request = self.agent.get(&url).config().timeout_recv_body(body).build();
         if let Some(key) = &self.api_key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
@@ -79,7 +84,7 @@ impl ServerFeed {
     /// The header as the server knows it now.
     fn ask(&self) -> Result<Header, Failure> {
         let path = PathBuf::from(format!("{}/gemba/run", self.address));
-        let mut response = self.get("/gemba/run")?;
+        let mut response = self.get("/gemba/run", Some(PATIENCE))?;
         let json = response.body_mut().read_to_vec().map_err(|error| {
             Failure::new(format!("read {}: {error}", path.display()), None::<String>)
         })?;
@@ -88,7 +93,7 @@ impl ServerFeed {
 
     /// Opens the stream; a thread of its own waits for its frames.
     fn listen(&mut self) -> Result<(), Failure> {
-        let response = self.get("/gemba/events")?;
+        let response = self.get("/gemba/events", None)?;
         let path = format!("{}/gemba/events", self.address);
         let mut tail = LogTail::new(response.into_body().into_reader(), Path::new(&path));
         let (send, receive) = sync_channel::<Batch>(BATCHES);
