@@ -22,10 +22,12 @@ pub mod otel;
 pub mod prometheus;
 pub mod report;
 pub mod schedule;
+#[cfg(feature = "serve")]
 pub mod serve;
 pub mod session;
 pub mod stat;
 pub mod trace;
+#[cfg(feature = "watch")]
 pub mod tui;
 pub mod unit;
 pub mod waste;

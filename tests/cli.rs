@@ -163,6 +163,29 @@ fn a_run_that_finds_no_more_room_says_so_and_keeps_what_it_recorded() {
 }
 
 #[test]
+fn books_are_read_where_nothing_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    assert!(output(&small_run(&folder, &[])).status.success());
+    let expected = json(&["ledger", &folder, "--json"]);
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name != "run.json" && name != "events.log" {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    // No file may hold a byte: neither tables nor a summary can be made.
+    let limited = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
+    let binary = env!("CARGO_BIN_EXE_gemba");
+    let words = ["-c", limited, binary, "ledger", &folder, "--json"];
+    let done = Command::new("sh").args(words).output().unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(serde_json::from_slice::<Value>(&done.stdout).unwrap(), expected);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+}
+
+#[test]
 fn a_damaged_log_is_said_and_good_tables_stay() {
     let dir = tempfile::tempdir().unwrap();
     let folder = folder(dir.path(), "run");

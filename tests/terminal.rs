@@ -2,6 +2,7 @@
 //!
 //! Where there is no tmux these tests say so on standard error and prove nothing.
 
+#![cfg(feature = "watch")]
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::io::Write as _;

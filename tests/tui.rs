@@ -2,6 +2,7 @@
 //!
 //! `GEMBA_BLESS=1` writes the goldens and the pictures under `docs/`; a missing one fails.
 
+#![cfg(feature = "watch")]
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! `gemba watch` as a user meets it without a terminal: growing, finished, cut and wrong
 //! folders, servers that are there, gone, or something else.
 
+#![cfg(all(feature = "serve", feature = "watch"))]
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::fs;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Failure;
 use crate::report::{Findings, Report, Roofline, SummaryJson, build, summary_json};
-use crate::trace::{Header, Run, write_beside};
+use crate::trace::{Header, Run, TraceError, write_beside};
 use crate::unit::{Bytes, Scale, grouped, si_bytes, si_count, si_nanos};
 use crate::waste::{Books, BooksOptions, Headline, Latency, memory, requests};
 
@@ -53,20 +53,23 @@ pub(super) fn account(folder: &Path, options: &BooksOptions) -> Result<Account, 
 }
 
 /// Writes `summary.json` and, where there are tables, `ledger.parquet` into the run folder.
-pub(super) fn write_derived(folder: &Path, account: &Account) -> Result<(), Failure> {
-    let mut json = serde_json::to_vec_pretty(&account.summary)
-        .map_err(|error| Failure::new(format!("encode summary.json: {error}"), None::<String>))?;
+pub(super) fn write_derived(folder: &Path, account: &Account) -> Result<(), TraceError> {
+    let path = folder.join("summary.json");
+    let mut json = serde_json::to_vec_pretty(&account.summary).map_err(|error| TraceError::Io {
+        action: "encode",
+        path: path.clone(),
+        source: error.into(),
+    })?;
     json.push(b'\n');
-    write_beside(&folder.join("summary.json"), &json)?;
+    write_beside(&path, &json)?;
     #[cfg(feature = "analysis")]
     write_ledger(folder, account)?;
     Ok(())
 }
 
 #[cfg(feature = "analysis")]
-fn write_ledger(folder: &Path, account: &Account) -> Result<(), Failure> {
-    crate::trace::write_ledger(folder, &ledger_rows(&account.books))?;
-    Ok(())
+fn write_ledger(folder: &Path, account: &Account) -> Result<(), TraceError> {
+    crate::trace::write_ledger(folder, &ledger_rows(&account.books))
 }
 
 /// The postings of the books as rows of the ledger's table.

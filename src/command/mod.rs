@@ -11,9 +11,14 @@ pub mod model;
 pub mod planted;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serve")]
 pub mod serve;
 mod telemetry;
+#[cfg(feature = "watch")]
 pub mod watch;
+#[cfg(not(feature = "watch"))]
+#[path = "no_watch.rs"]
+mod watch;
 pub mod workload;
 
 use std::io::{IsTerminal, Write};
@@ -53,8 +58,10 @@ enum Command {
     /// Plant known wastes and show that the books find them
     Planted(planted::PlantedArgs),
     /// Serve a model behind the OpenAI-compatible API and record what it does
+    #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     /// Watch a run, a server under load, or a replay on a dashboard
+    #[cfg(feature = "watch")]
     Watch(watch::WatchArgs),
     /// Look at, make or convert workloads
     Workload(workload::WorkloadArgs),
@@ -165,7 +172,9 @@ fn dispatch(command: Command) -> Result<Done, Failure> {
             Ok(Done::Pass)
         }
         Command::Planted(args) => planted::run(&args),
+        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args),
+        #[cfg(feature = "watch")]
         Command::Watch(args) => watch::run(&args),
         Command::Workload(args) => {
             workload::run(&args, &mut std::io::stdout(), &mut std::io::stderr())?;

@@ -66,13 +66,17 @@ pub fn run(args: &ModelArgs, out: &mut impl Write) -> Result<(), ModelCommandErr
     let ModelAction::Show(args) = &args.action;
     let model = open(&args.model, 0)?;
     let card = Card::of(&model);
-    if args.json {
-        serde_json::to_writer_pretty(&mut *out, &card).map_err(std::io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        card.print(out)?;
+    let written = match args.json {
+        true => serde_json::to_writer_pretty(&mut *out, &card)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out)),
+        false => card.print(out),
+    };
+    match written {
+        // A reader that has gone has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
-    Ok(())
 }
 
 /// What is shown of a model.

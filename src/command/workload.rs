@@ -1,6 +1,6 @@
 //! `gemba workload`: what a workload holds, making one, changing its format.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -195,6 +195,9 @@ impl WorkloadCommandError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Workload(error) => error.hint(),
+            Self::Tokenizer { .. } => {
+                Some("pass the tokenizer.json of a Hugging Face model".to_owned())
+            }
             _ => None,
         }
     }
@@ -209,10 +212,15 @@ pub fn run(
     out: &mut dyn Write,
     talk: &mut dyn Write,
 ) -> Result<(), WorkloadCommandError> {
-    match &args.action {
+    let done = match &args.action {
         WorkloadAction::Show(args) => show(args, out, talk),
         WorkloadAction::Gen(args) => generate(args, talk),
         WorkloadAction::Convert(args) => convert(args, talk),
+    };
+    match done {
+        // A reader that has gone has seen enough.
+        Err(WorkloadCommandError::Answer(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
     }
 }
 
@@ -277,7 +285,7 @@ impl ReadArgs {
     ) -> Result<Workload, WorkloadCommandError> {
         let tokenizer = match &self.tokenizer {
             Some(path) => {
-                let read = crate::model::read_tokenizer(path);
+                let read = crate::model::Own::read(path);
                 let failed = |what| WorkloadCommandError::Tokenizer { path: path.clone(), what };
                 Some(read.map_err(failed)?)
             }
@@ -285,8 +293,7 @@ impl ReadArgs {
         };
         // A text that the tokenizer refuses has no length; the reader leaves it out and counts it.
         let count = |text: &str| {
-            let encoding = tokenizer.as_ref().and_then(|t| t.encode_fast(text, false).ok());
-            encoding.map_or(0, |encoding| encoding.len())
+            tokenizer.as_ref().and_then(|own| own.ids(text, false).ok()).map_or(0, |ids| ids.len())
         };
         let options = OpenOptions {
             format: format.map(|format| format.0),
@@ -450,6 +457,23 @@ mod tests {
         assert!(talk.contains("vidur does not hold block ids"), "{talk}");
         let error = said(&format!("gen azure-code -o {other}")).unwrap_err();
         assert!(error.contains("read workload workloads/azure-code.csv"), "{error}");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        struct Gone(ErrorKind);
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let cli = Cli::try_parse_from(["workload", "show", "azure-code"]).unwrap();
+        assert!(run(&cli.args, &mut Gone(ErrorKind::BrokenPipe), &mut std::io::sink()).is_ok());
+        let full = run(&cli.args, &mut Gone(ErrorKind::StorageFull), &mut std::io::sink());
+        assert!(full.unwrap_err().to_string().starts_with("write the answer: "));
     }
 
     #[test]

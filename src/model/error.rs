@@ -143,15 +143,17 @@ impl ModelError {
                  (llama-quantize --pure)"
             }
             Self::NoTokenizer { .. } => "prompts that are lengths or token ids need no tokenizer",
-            Self::Io { .. }
-            | Self::Malformed { .. }
-            | Self::UnknownArchitecture { .. }
-            | Self::Unsupported { .. }
+            Self::UnknownArchitecture { .. } | Self::Unsupported { .. } => {
+                "shape:NAME runs dimensions like those of many models with random weights; \
+                 `gemba model show shape:` lists the names"
+            }
+            Self::Malformed { .. }
             | Self::MissingTensor { .. }
             | Self::UnknownTensor { .. }
-            | Self::TensorDimensions { .. }
-            | Self::NoSuchTensor { .. }
-            | Self::Tokenizer { .. } => return None,
+            | Self::TensorDimensions { .. } => {
+                "fetch the model's files again; if they are whole, this version cannot read them"
+            }
+            Self::Io { .. } | Self::NoSuchTensor { .. } | Self::Tokenizer { .. } => return None,
         };
         Some(hint.to_owned())
     }

@@ -11,7 +11,11 @@ mod fingerprint;
 mod gguf;
 mod hugging_face;
 mod open;
-mod pieces;
+#[cfg(feature = "text")]
+mod own;
+#[cfg(not(feature = "text"))]
+#[path = "no_own.rs"]
+mod own;
 mod random;
 mod registry;
 mod safetensors;
@@ -24,8 +28,8 @@ mod weights;
 pub use error::ModelError;
 pub use fingerprint::{Fingerprint, FingerprintOf};
 pub use open::{Model, open};
-pub use pieces::Piece;
+pub use own::Own;
 pub use registry::shape_names;
 pub use shape::{Family, LayerTensor, Precision, Rope, RopeScaling, Shape, TensorId};
 pub use tensor::Tensor;
-pub use tokenizer::{MarkerTokens, Tokenizer, read_tokenizer};
+pub use tokenizer::{MarkerTokens, Piece, Tokenizer};

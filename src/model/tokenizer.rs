@@ -6,8 +6,17 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::gguf::Vocabulary;
-use super::pieces::{Piece, pieces};
+use super::own::Own;
 use super::stand_in::{END, SMALLEST, StandIn};
+
+/// A token's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Its bytes, which need not be whole characters; empty where it has no text.
+    pub bytes: Vec<u8>,
+    /// Whether it steers the model instead of being part of a text.
+    pub control: bool,
+}
 
 /// A model's tokenizer. Shareable across threads.
 #[derive(Debug)]
@@ -20,7 +29,7 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Inner {
     /// The model's own.
-    Own(Box<tokenizers::Tokenizer>),
+    Own(Own),
     /// For random weights, which have none.
     StandIn(StandIn),
 }
@@ -62,7 +71,7 @@ impl Tokenizer {
             Inner::StandIn(words) => (0..self.vocab)
                 .map(|id| Piece { bytes: words.bytes(id), control: id == END })
                 .collect(),
-            Inner::Own(own) => pieces(own, self.vocab),
+            Inner::Own(own) => own.pieces(self.vocab),
         }
     }
 
@@ -97,9 +106,7 @@ impl Tokenizer {
     /// [`ModelError::Tokenizer`] if it refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         match &self.inner {
-            Inner::Own(own) => {
-                own.decode(ids, true).map_err(|error| self.refused(error.to_string()))
-            }
+            Inner::Own(own) => own.decode(ids).map_err(|what| self.refused(what)),
             Inner::StandIn(words) => Ok(words.decode(ids)),
         }
     }
@@ -108,7 +115,7 @@ impl Tokenizer {
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
         match &self.inner {
-            Inner::Own(own) => own.token_to_id(token),
+            Inner::Own(own) => own.id(token),
             Inner::StandIn(words) => match words.encode(token)[..] {
                 [id] => Some(id),
                 _ => None,
@@ -120,7 +127,7 @@ impl Tokenizer {
     #[must_use]
     pub fn name(&self, id: u32) -> Option<String> {
         match &self.inner {
-            Inner::Own(own) => own.id_to_token(id),
+            Inner::Own(own) => own.name(id),
             Inner::StandIn(_) => None,
         }
     }
@@ -129,7 +136,7 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab(&self) -> usize {
         match &self.inner {
-            Inner::Own(own) => own.get_vocab_size(true),
+            Inner::Own(own) => own.vocab(),
             Inner::StandIn(words) => words.vocab as usize,
         }
     }
@@ -139,9 +146,7 @@ impl Tokenizer {
             Inner::Own(own) => own,
             Inner::StandIn(words) => return Ok(words.encode(text)),
         };
-        let encoding =
-            own.encode_fast(text, around).map_err(|error| self.refused(error.to_string()))?;
-        let ids = encoding.get_ids().to_vec();
+        let ids = own.ids(text, around).map_err(|what| self.refused(what))?;
         match ids.iter().find(|&&id| id >= self.vocab) {
             None => Ok(ids),
             Some(id) => Err(self.refused(format!(
@@ -194,34 +199,18 @@ impl TokenizerSource {
             },
             Self::Missing(reason) => return Err(reason.clone()),
         };
-        let inner = Inner::Own(Box::new(inner));
+        let inner = Inner::Own(inner);
         Ok(Tokenizer { inner, model: model.to_owned(), vocab })
     }
 }
 
-/// The largest tokenizer there is takes a tenth of this.
-const MAX_BYTES: u64 = 256 << 20;
-
-fn from_file(path: &Path) -> Result<tokenizers::Tokenizer, String> {
-    read_tokenizer(path).map_err(|what| format!("read {}: {what}", path.display()))
+fn from_file(path: &Path) -> Result<Own, String> {
+    Own::read(path).map_err(|what| format!("read {}: {what}", path.display()))
 }
 
-/// Reads a tokenizer.json.
-///
-/// # Errors
-/// Why it cannot be read, in words without its path.
-pub fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, String> {
-    let found = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if !found.is_file() || found.len() > MAX_BYTES {
-        return Err(format!("expected a file of at most {} MiB", MAX_BYTES >> 20));
-    }
-    tokenizers::Tokenizer::from_file(path)
-        .map_err(|error| format!("expected a tokenizer.json, found {error}"))
-}
-
-fn from_vocabulary(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+fn from_vocabulary(file: &[u8]) -> Result<Own, String> {
     let text = Vocabulary::read(file)?.tokenizer_json()?;
-    tokenizers::Tokenizer::from_bytes(text).map_err(|error| format!("vocabulary: {error}"))
+    Own::parse(&text).map_err(|what| format!("vocabulary: {what}"))
 }
 
 /// The tokens that begin and end a text.

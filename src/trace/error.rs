@@ -14,6 +14,12 @@ pub enum TraceError {
         /// What is wrong with it.
         what: String,
     },
+    /// A table beside a run was made of another run's log.
+    #[error("read {path}: expected a table of the run in run.json, found one of another run")]
+    Foreign {
+        /// The table.
+        path: PathBuf,
+    },
     /// A file could not be created, written, opened or read.
     #[error("{action} {path}: {source}")]
     Io {
@@ -83,6 +89,27 @@ impl TraceError {
         Self::Malformed { path: path.to_path_buf(), what: what.into() }
     }
 
+    /// Whether a place could not be written, so that what is only to be read may still be.
+    #[must_use]
+    pub fn is_unwritable(&self) -> bool {
+        match self {
+            #[cfg(feature = "analysis")]
+            Self::Table { action, .. } => *action == "write",
+            Self::Io { action, source, .. } => {
+                *action != "read"
+                    && matches!(
+                        source.kind(),
+                        ErrorKind::PermissionDenied
+                            | ErrorKind::ReadOnlyFilesystem
+                            | ErrorKind::StorageFull
+                            | ErrorKind::QuotaExceeded
+                            | ErrorKind::FileTooLarge
+                    )
+            }
+            _ => false,
+        }
+    }
+
     /// What the user can do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -96,9 +123,19 @@ impl TraceError {
             Self::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
                 Some("no larger file is allowed; what was recorded until then stays readable")
             }
+            Self::Io { action, source, .. }
+                if *action != "read"
+                    && matches!(
+                        source.kind(),
+                        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                    ) =>
+            {
+                Some("it may not be written; name another place with --output or --output-dir")
+            }
             Self::Damaged { .. } => Some(
                 "restore it from a copy; or delete it, and tables that were made from it are read",
             ),
+            Self::Foreign { .. } => Some("put the run's own events.log or tables into its folder"),
             Self::Occupied { .. } => Some("name another folder with --output-dir"),
             Self::NotARun { .. } => Some("`gemba run` writes such a folder"),
             Self::Schema { .. } => Some("read it with the version of gemba that wrote it"),

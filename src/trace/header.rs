@@ -183,6 +183,10 @@ pub struct Header {
     pub energy: Option<EnergyModel>,
     /// What recording cost, if it was measured.
     pub observer: Option<Observer>,
+    /// What tells this run from all others: the tables that are made of its log carry it. Absent
+    /// from folders that others write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Bytes of the event log, once it is closed: with fewer or more it is not the log of this
     /// run any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,6 +244,7 @@ impl Header {
             price: None,
             energy: None,
             observer: None,
+            id: None,
             log_bytes: None,
             gemba: GembaHeader { version: env!("CARGO_PKG_VERSION").to_owned() },
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-#[cfg(not(feature = "analysis"))]
 use super::LogReader;
 use super::header::{Header, Status};
 use super::{TraceError, plausible};
@@ -11,7 +10,7 @@ use crate::event::{
     Fact, Fate, Finish, KernelId, Launch, Memory, Outcome, Power, Request, RequestId, Row,
     StateChange, Step,
 };
-use crate::unit::Nanos;
+use crate::unit::{Nanos, make_printable};
 
 /// The launches of a run: in memory, or too many for that.
 #[derive(Clone, Debug)]
@@ -111,7 +110,8 @@ impl Run {
         launches: &mut Vec<Launch>,
     ) -> Result<(), String> {
         match fact {
-            Fact::Kernel { id, name } => {
+            Fact::Kernel { id, mut name } => {
+                make_printable(&mut name);
                 let at = usize::from(id.0);
                 if self.kernels.len() <= at {
                     self.kernels.resize(at + 1, String::new());
@@ -126,7 +126,10 @@ impl Run {
             Fact::Row(row) => self.rows.push(row),
             Fact::Launch(launch) => launches.push(launch),
             Fact::Memory(memory) => self.memory.push(memory),
-            Fact::Arrival(arrival) => self.requests.push(Request { arrival, finish: None }),
+            Fact::Arrival(mut arrival) => {
+                [&mut arrival.class, &mut arrival.route].into_iter().for_each(make_printable);
+                self.requests.push(Request { arrival, finish: None });
+            }
             Fact::Finish(finish) => finishes.push(finish),
             Fact::Power(power) => self.power.push(power),
         }
@@ -261,8 +264,7 @@ impl Run {
     }
 
     /// Reads all facts of a folder's log into memory.
-    #[cfg(not(feature = "analysis"))]
-    fn from_log(folder: &Path, header: Header) -> Result<Self, TraceError> {
+    pub(super) fn from_log(folder: &Path, header: Header) -> Result<Self, TraceError> {
         let path = folder.join("events.log");
         let mut log = LogReader::open(&path)?;
         let mut facts = Vec::new();

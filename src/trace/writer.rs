@@ -1,6 +1,7 @@
 //! The writing end of a run folder.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ const WAKE_AT_FACTS: usize = 1 << 14;
 /// and writes. If the disk fails, the thread says so through the flag given to
 /// [`RunWriter::create`], and [`RunWriter::close`] returns the error.
 pub struct RunWriter {
-    folder: PathBuf,
+    file: HeaderFile,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Result<u64, TraceError>>>,
 }
@@ -66,7 +67,8 @@ impl RunWriter {
         let path = folder.join("events.log");
         let mut file = File::create(&path).map_err(TraceError::io("create", &path))?;
         file.write_all(log::MAGIC).map_err(TraceError::io("write", &path))?;
-        write_header(folder, header)?;
+        let own = HeaderFile { folder: folder.to_path_buf(), id: new_id() };
+        own.replace(header)?;
         let shared = Arc::new(Shared { failed, ..Shared::default() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -81,19 +83,19 @@ impl RunWriter {
                 written
             })
             .map_err(TraceError::io("create", folder))?;
-        Ok(Self { folder: folder.to_path_buf(), shared, thread: Some(thread) })
+        Ok(Self { file: own, shared, thread: Some(thread) })
     }
 
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.file.folder
     }
 
     /// A handle that can replace `run.json` while the writer records.
     #[must_use]
     pub fn header_file(&self) -> HeaderFile {
-        HeaderFile { folder: self.folder.clone() }
+        self.file.clone()
     }
 
     /// A recorder for another thread: facts that are no part of a step.
@@ -114,7 +116,7 @@ impl RunWriter {
         if written.is_err() {
             header.status = Status::Failed;
         }
-        let closed = write_header(&self.folder, &header);
+        let closed = self.file.replace(&header);
         written.map(|_| ()).and(closed)
     }
 
@@ -122,7 +124,7 @@ impl RunWriter {
     fn join(&mut self) -> Result<u64, TraceError> {
         lock(&self.shared).closing = true;
         self.shared.wake.notify_one();
-        let gone = || TraceError::malformed(&self.folder, "the writing thread is gone");
+        let gone = || TraceError::malformed(&self.file.folder, "the writing thread is gone");
         match self.thread.take() {
             Some(thread) => thread.join().unwrap_or_else(|_| Err(gone())),
             None => Ok(0),
@@ -134,6 +136,7 @@ impl RunWriter {
 #[derive(Clone, Debug)]
 pub struct HeaderFile {
     folder: PathBuf,
+    id: String,
 }
 
 impl HeaderFile {
@@ -143,8 +146,19 @@ impl HeaderFile {
     /// # Errors
     /// [`TraceError::Io`] if it cannot be written.
     pub fn replace(&self, header: &Header) -> Result<(), TraceError> {
-        write_header(&self.folder, header)
+        let path = self.folder.join("run.json");
+        let header = Header { id: Some(self.id.clone()), ..header.clone() };
+        let mut json = serde_json::to_vec_pretty(&header)
+            .map_err(|error| TraceError::malformed(&path, format!("encode the header: {error}")))?;
+        json.push(b'\n');
+        write_beside(&path, &json)
     }
+}
+
+/// 128 random bits, from where the standard library seeds its hash maps.
+fn new_id() -> String {
+    let half = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", half(), half())
 }
 
 /// Records into a run from beside its engine. What it takes after the run is closed is lost.
@@ -254,14 +268,6 @@ fn whole(facts: &[Fact]) -> usize {
         Some(Fact::Step(_)) => before - 1,
         _ => facts.len(),
     }
-}
-
-fn write_header(folder: &Path, header: &Header) -> Result<(), TraceError> {
-    let path = folder.join("run.json");
-    let mut json = serde_json::to_vec_pretty(header)
-        .map_err(|error| TraceError::malformed(&path, format!("encode the header: {error}")))?;
-    json.push(b'\n');
-    write_beside(&path, &json)
 }
 
 #[cfg(test)]

@@ -189,6 +189,15 @@ fn request(
     for nanos in [row.arrival_ns, row.wait_after_parent_ns.unwrap_or(0)] {
         field::time(&nanos.to_string(), field::TimeUnit::Nanos, "a time", at)?;
     }
+    if row.attempt == Some(0) {
+        return wrong("attempt counted from 1".to_owned(), "0".to_owned());
+    }
+    for (name, wait) in [("cancel_after_ns", row.cancel_after_ns), ("timeout_ns", row.timeout_ns)] {
+        if wait == Some(0) {
+            return wrong(format!("{name} above 0"), "0".to_owned());
+        }
+        field::time(&wait.unwrap_or(0).to_string(), field::TimeUnit::Nanos, "a time", at)?;
+    }
     let class = match &row.class {
         Some(name) => draft.class(name, at)?,
         None => 0,
@@ -347,6 +356,14 @@ mod tests {
             (row(",\"wait_after_parent_ns\":0"), "expected a parent beside"),
             (row(",\"outcome\":\"rejected\""), "expected outcome completed, failed or malformed"),
             (row(",\"text\":\"a\",\"prompt_ids\":[1]"), "expected either text, or prompt_ids"),
+            (row(",\"attempt\":0"), "expected attempt counted from 1, found 0"),
+            (row(",\"cancel_after_ns\":0"), "expected cancel_after_ns above 0, found 0"),
+            (row(",\"timeout_ns\":0"), "expected timeout_ns above 0, found 0"),
+            (row(",\"class\":\" \""), "expected a class name, found \" \""),
+            (
+                header.replace("}", ",\"classes\":[{\"name\":\"a\"},{\"name\":\"a\"}]}"),
+                "expected each class once, found \"a\" twice",
+            ),
             (row(",\"colour\":1"), "unknown field `colour`"),
             (row(",\"arrival_ns\":1"), "duplicate field"),
             (row("").replace(":16,\"output", ":-16,\"output"), "expected prompt_tokens from 1"),

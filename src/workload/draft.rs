@@ -85,6 +85,10 @@ impl Draft {
         if let Some(&class) = self.class_of_name.get(name) {
             return Ok(class);
         }
+        if name.trim().is_empty() {
+            let (expected, found) = ("a class name".to_owned(), quoted(name));
+            return Err(WorkloadError::Row { at: at.clone(), expected, found });
+        }
         if name.len() > LONGEST_NAME {
             let expected = format!("a class name of at most {LONGEST_NAME} bytes");
             return Err(WorkloadError::Row { at: at.clone(), expected, found: quoted(name) });
@@ -102,6 +106,11 @@ impl Draft {
 
     /// Takes a class with all it says; gives its number.
     pub(super) fn add_class(&mut self, class: Class, at: &Place) -> Result<u16, WorkloadError> {
+        if self.class_of_name.contains_key(&class.name) {
+            let expected = "each class once".to_owned();
+            let found = format!("{} twice", quoted(&class.name));
+            return Err(WorkloadError::Row { at: at.clone(), expected, found });
+        }
         let number = self.class(&class.name, at)?;
         self.classes[usize::from(number)] = class;
         Ok(number)

@@ -33,6 +33,17 @@ impl Table {
                 found: quoted(header.text),
             });
         }
+        let named = |wanted: &&&str| {
+            let is = |name: &&Cow<'_, str>| name.trim().eq_ignore_ascii_case(wanted);
+            names.iter().filter(is).count() > 1
+        };
+        if let Some(twice) = required.iter().chain(optional).find(named) {
+            return Err(WorkloadError::Header {
+                at: Place::line(&path, header.number),
+                expected: format!("one column {twice}"),
+                found: quoted(header.text),
+            });
+        }
         let columns = required.iter().chain(optional).map(|name| position(name)).collect();
         let described = format!("{} fields ({})", names.len(), quoted(header.text));
         Ok(Self { columns, width: names.len(), described })
@@ -106,5 +117,17 @@ mod tests {
             error.to_string(),
             "read workload f:1: expected a header with a,c, found \"a,b\""
         );
+    }
+
+    #[test]
+    fn a_column_that_stands_twice_is_refused() {
+        let open = |header: &'static str| {
+            let mut lines = Lines::new(header.as_bytes(), Path::new("f"));
+            Table::open(&mut lines, &["a"], &["z"]).err().map(|error| error.to_string())
+        };
+        let said = |found| format!("read workload f:1: expected a header with {found}");
+        assert_eq!(open("a,b, A \n"), Some(said("one column a, found \"a,b, A \"")));
+        assert_eq!(open("a,z,Z\n"), Some(said("one column z, found \"a,z,Z\"")));
+        assert_eq!(open("a,b,b\n"), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The server as its clients meet it, over real sockets, on a tiny model with random weights.
 
+#![cfg(feature = "serve")]
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod answers;

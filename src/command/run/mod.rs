@@ -17,7 +17,7 @@ use super::account::{Account, account, write_derived};
 use super::device::{DeviceName, Placement};
 use super::report::write_page;
 use super::telemetry::Telemetry;
-use super::watch::{Beside, is_terminal};
+use super::watch::{self, Beside};
 use super::{Done, Failure, print, print_json};
 use crate::cli::{Paint, render_books};
 use crate::engine::limits;
@@ -48,7 +48,7 @@ struct Plan {
 /// [`Failure`] if the workload, the model or a flag does not work, or the run could not begin.
 /// A run that fails underway leaves a readable folder and ends with a failure too.
 pub fn run(args: &RunArgs) -> Result<Done, Failure> {
-    let tui = args.output.ui == Ui::Tui && is_terminal();
+    let tui = watch::wanted(args.output.ui)?;
     let plan = plan(args)?;
     let telemetry = Telemetry::prepare(&args.telemetry)?;
     // Set by Ctrl-C, by SIGTERM, and by the writer if the disk fails.

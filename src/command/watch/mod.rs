@@ -99,7 +99,15 @@ fn feed(args: &WatchArgs) -> Result<Box<dyn Feed>, Failure> {
     Ok(Box::new(Replay::open(path, header, args.speed, args.at, hurry)?))
 }
 
+/// Whether a run shows a dashboard: it was asked for, and there is a terminal.
+///
+/// # Errors
+/// None here; a build without dashboards refuses.
+pub(super) fn wanted(ui: Ui) -> Result<bool, Failure> {
+    Ok(ui == Ui::Tui && is_terminal())
+}
+
 /// Whether there is a terminal to draw on and keys to read.
-pub(super) fn is_terminal() -> bool {
+fn is_terminal() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
 }

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
 
+use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::*;
 
 use super::super::{NewFile, TraceError};
+use crate::unit::make_printable;
 
 /// Stands for an absent value while a column is a plain list.
 pub(super) const ABSENT: u64 = u64::MAX;
@@ -104,13 +106,37 @@ impl Vocabulary {
     }
 }
 
-/// Writes a small table beside its place and renames it.
-pub(super) fn write(path: &Path, columns: Columns) -> Result<(), TraceError> {
+/// The key under which a table says of which run it is.
+const RUN: &str = "gemba.run";
+
+/// What a table says of itself: of which run it is.
+pub(super) fn origin(run: Option<&str>) -> Option<KeyValueMetadata> {
+    let pair = |run: &str| (RUN.to_owned(), run.to_owned());
+    run.map(|run| KeyValueMetadata::from_static(vec![pair(run)]))
+}
+
+/// Whether a table is of the run `run`, as far as both say.
+pub(super) fn check_origin(
+    reader: &mut ParquetReader<File>,
+    path: &Path,
+    run: Option<&str>,
+) -> Result<(), TraceError> {
+    let metadata = reader.get_metadata().map_err(failed("read", path))?;
+    let said = metadata.key_value_metadata.iter().flatten().find(|pair| pair.key == RUN);
+    match said.and_then(|pair| pair.value.as_deref()) == run {
+        true => Ok(()),
+        false => Err(TraceError::Foreign { path: path.to_path_buf() }),
+    }
+}
+
+/// Writes a small table of the run `run` beside its place and renames it.
+pub(super) fn write(path: &Path, columns: Columns, run: Option<&str>) -> Result<(), TraceError> {
     let write = failed("write", path);
     let mut frame = columns.frame().map_err(&write)?;
     let mut file = NewFile::create(path)?;
     ParquetWriter::new(&mut file)
         .with_compression(ParquetCompression::Zstd(None))
+        .with_key_value_metadata(origin(run))
         .finish(&mut frame)
         .map_err(&write)?;
     file.finish()
@@ -123,9 +149,11 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn read(path: &'a Path) -> Result<Self, TraceError> {
+    pub(super) fn read(path: &'a Path, run: Option<&str>) -> Result<Self, TraceError> {
         let file = File::open(path).map_err(TraceError::io("read", path))?;
-        let frame = ParquetReader::new(file).finish().map_err(failed("read", path))?;
+        let mut reader = ParquetReader::new(file);
+        check_origin(&mut reader, path, run)?;
+        let frame = reader.finish().map_err(failed("read", path))?;
         Ok(Self { path, frame })
     }
 
@@ -164,7 +192,12 @@ impl<'a> Table<'a> {
         let read = failed("read", self.path);
         let series = self.column(name)?.cast(&DataType::String).map_err(&read)?;
         let column = series.str().map_err(&read)?;
-        Ok(column.iter().map(|text| text.unwrap_or_default().to_owned()).collect())
+        let printable = |text: Option<&str>| {
+            let mut text = text.unwrap_or_default().to_owned();
+            make_printable(&mut text);
+            text
+        };
+        Ok(column.iter().map(printable).collect())
     }
 
     /// The words that occur in a column, in the order of their first occurrence.

@@ -10,9 +10,9 @@ use polars::prelude::*;
 
 use super::super::run::{Launches, sorted_names};
 use super::super::{TraceError, plausible};
-use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present};
+use super::columns::{ABSENT, Columns, Table, Vocabulary, check_origin, failed, origin, present};
 use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
-use crate::unit::{Bytes, Nanos, Ops};
+use crate::unit::{Bytes, Nanos, Ops, make_printable};
 
 /// Rows of a row group, and of a chunk when reading.
 const CHUNK: usize = 1 << 18;
@@ -35,11 +35,11 @@ struct Words {
 }
 
 impl TableWriter {
-    /// Begins a table beside `path`; `kernels` names the kernels by number.
+    /// Begins a table of the run `run` beside `path`; `kernels` names the kernels by number.
     ///
     /// # Errors
     /// [`TraceError`] if the file cannot be created.
-    pub fn create(path: &Path, kernels: &[String]) -> Result<Self, TraceError> {
+    pub fn create(path: &Path, kernels: &[String], run: Option<&str>) -> Result<Self, TraceError> {
         let write = failed("write", path);
         let (names, places) = sorted_names(kernels);
         let words = Words {
@@ -58,6 +58,7 @@ impl TableWriter {
             )))
             .with_statistics(StatisticsOptions::empty())
             .with_row_group_size(Some(CHUNK))
+            .with_key_value_metadata(origin(run))
             .batched(schema.schema())
             .map_err(failed("write", &table.path))?;
         table.writer = Some(writer);
@@ -144,14 +145,17 @@ impl Drop for TableWriter {
 }
 
 /// Opens a table: its launches and its kernels' names.
-pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>), TraceError> {
-    if let Some((rows, mut kernels)) = declared(path)? {
+pub(super) fn open(path: &Path, run: Option<&str>) -> Result<(Launches, Vec<String>), TraceError> {
+    if let Some((rows, mut kernels)) = declared(path, run)? {
+        kernels.iter_mut().for_each(make_printable);
         kernels.sort();
+        kernels.dedup();
         return Ok((Launches::Table { path: path.to_path_buf(), rows }, kernels));
     }
     let mut kernels: Vec<String> = Vec::new();
     let rows = scan(path, "kernel", |table| {
-        for name in table.distinct_words("kernel")? {
+        for mut name in table.distinct_words("kernel")? {
+            make_printable(&mut name);
             if !kernels.contains(&name) {
                 kernels.push(name);
             }
@@ -164,9 +168,10 @@ pub(super) fn open(path: &Path) -> Result<(Launches, Vec<String>), TraceError> {
 
 /// The rows of a table and the words that its column of kernels may hold, if the table says so,
 /// as ours do. Others are read through for them.
-fn declared(path: &Path) -> Result<Option<(u64, Vec<String>)>, TraceError> {
+fn declared(path: &Path, run: Option<&str>) -> Result<Option<(u64, Vec<String>)>, TraceError> {
     let file = File::open(path).map_err(TraceError::io("read", path))?;
     let mut reader = ParquetReader::new(file);
+    check_origin(&mut reader, path, run)?;
     let rows = reader.num_rows().map_err(failed("read", path))?;
     let schema = reader.schema().map_err(failed("read", path))?;
     let Some(DataType::Enum(words, _)) = schema.get("kernel").map(|field| Field::from(field).dtype)
@@ -220,7 +225,14 @@ fn slice<'a>(path: &'a Path, at: usize, columns: Option<&[&str]>) -> Result<Tabl
 
 fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceError> {
     let id = |name: &str| {
-        let place = kernels.iter().position(|kernel| kernel == name)?;
+        let mut printable = String::new();
+        let mut place = kernels.iter().position(|kernel| kernel == name);
+        if place.is_none() {
+            name.clone_into(&mut printable);
+            make_printable(&mut printable);
+            place = kernels.iter().position(|kernel| *kernel == printable);
+        }
+        let place = place?;
         Some(KernelId(u16::try_from(place).ok()?))
     };
     let device: Vec<u16> = table.narrow("device")?;

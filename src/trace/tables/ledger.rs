@@ -50,7 +50,7 @@ pub fn write_ledger(folder: &Path, rows: &[LedgerRow<'_>]) -> Result<(), TraceEr
 /// # Errors
 /// As [`write_ledger`].
 pub fn write_ledger_file(path: &Path, rows: &[LedgerRow<'_>]) -> Result<(), TraceError> {
-    write(path, columns(rows).map_err(failed("write", path))?)
+    write(path, columns(rows).map_err(failed("write", path))?, None)
 }
 
 fn columns(rows: &[LedgerRow<'_>]) -> PolarsResult<Columns> {

@@ -22,19 +22,30 @@ pub use launches::TableWriter;
 pub(in crate::trace) use launches::each_chunk;
 pub use ledger::{LedgerRow, write_ledger, write_ledger_file};
 
-/// Reads a folder's tables, making them first if they are missing or older than the log.
+/// Reads a folder's tables, making them first if they are missing, of another run, not to be
+/// read, or older than the log. Where they cannot be written, the log is read into memory.
 pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {
     let log = folder.join("events.log");
     let table = folder.join("launches.parquet");
-    if !table.is_file() || newer(&log, &table) {
-        return make(folder, header);
+    if table.is_file() && !newer(&log, &table) {
+        match read(folder, &table, header.clone()) {
+            Err(_) if log.is_file() => {}
+            read => return read,
+        }
     }
+    match make(folder, header.clone()) {
+        Err(error) if error.is_unwritable() => Run::from_log(folder, header),
+        made => made,
+    }
+}
+
+fn read(folder: &Path, table: &Path, header: Header) -> Result<Run, TraceError> {
     let mut run = empty(header);
     small::read(folder, &mut run)?;
     run.check().map_err(|what| TraceError::malformed(folder, what))?;
-    (run.launches, run.kernels) = launches::open(&table)?;
+    (run.launches, run.kernels) = launches::open(table, run.header.id.as_deref())?;
     if run.header.status == Status::Running {
-        run.close_window(launches::last_end(&table)?);
+        run.close_window(launches::last_end(table)?);
     }
     Ok(run)
 }
@@ -86,7 +97,7 @@ fn make(folder: &Path, header: Header) -> Result<Run, TraceError> {
     run.close_window(last);
     small::write(folder, &run)?;
     let path = folder.join("launches.parquet");
-    let mut writer = TableWriter::create(&path, &run.kernels)?;
+    let mut writer = TableWriter::create(&path, &run.kernels, run.header.id.as_deref())?;
     let mut all = Vec::new();
     each_launch_chunk(&log, closed, |facts, chunk| {
         for fact in facts {
@@ -308,11 +319,70 @@ mod tests {
         fs::write(&path, newer).unwrap();
         let said = message(&dir.path().join("newer"));
         assert!(said.ends_with("expected schema gemba.run/1, found gemba.run/9"), "{said}");
-        record(&dir.path().join("cut"), facts(10));
-        Run::open(&dir.path().join("cut")).unwrap();
-        let table = dir.path().join("cut/launches.parquet");
-        let bytes = fs::read(&table).unwrap();
-        fs::write(&table, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(message(&dir.path().join("cut")).contains("launches.parquet: "));
+        let cut = dir.path().join("cut");
+        record(&cut, facts(10));
+        Run::open(&cut).unwrap();
+        fs::remove_file(cut.join("events.log")).unwrap();
+        halve(&cut.join("launches.parquet"));
+        assert!(message(&cut).contains("launches.parquet: "));
+    }
+
+    fn halve(path: &Path) {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+
+    /// Tables are a copy of the log: where it is there, damage to them is no loss.
+    #[test]
+    fn tables_that_cannot_be_read_are_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        record(dir.path(), facts(10));
+        let whole = launches(&Run::open(dir.path()).unwrap());
+        for table in ["launches.parquet", "steps.parquet"] {
+            halve(&dir.path().join(table));
+            assert_eq!(launches(&Run::open(dir.path()).unwrap()), whole);
+            fs::remove_file(dir.path().join(table)).unwrap();
+            assert_eq!(launches(&Run::open(dir.path()).unwrap()), whole);
+        }
+    }
+
+    #[test]
+    fn tables_of_another_run_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+        record(&ours, facts(10));
+        record(&theirs, facts(20));
+        Run::open(&theirs).unwrap();
+        for table in ["launches.parquet", "requests.parquet"] {
+            Run::open(&ours).unwrap();
+            fs::copy(theirs.join(table), ours.join(table)).unwrap();
+            assert_eq!(Run::open(&ours).unwrap().launches.len(), 10);
+        }
+        fs::copy(theirs.join("steps.parquet"), ours.join("steps.parquet")).unwrap();
+        fs::remove_file(ours.join("events.log")).unwrap();
+        let error = Run::open(&ours).unwrap_err();
+        let said = "expected a table of the run in run.json, found one of another run";
+        assert!(error.to_string().ends_with(said), "{error}");
+        let hint = "put the run's own events.log or tables into its folder";
+        assert_eq!(error.hint(), Some(hint));
+    }
+
+    #[test]
+    fn names_cannot_steer_a_terminal() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hostile = facts(4);
+        for fact in &mut hostile {
+            match fact {
+                Fact::Kernel { name, .. } => name.push('\u{1b}'),
+                Fact::Arrival(arrival) => arrival.class.push('\u{7}'),
+                _ => {}
+            }
+        }
+        record(dir.path(), hostile);
+        for _made_and_read in 0..2 {
+            let run = Run::open(dir.path()).unwrap();
+            assert_eq!(run.kernels, ["down\u{fffd}", "qkv\u{fffd}"]);
+            assert_eq!(run.requests[0].arrival.class, "chat\u{fffd}");
+        }
     }
 }

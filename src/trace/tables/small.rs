@@ -31,20 +31,23 @@ pub(super) fn write(folder: &Path, run: &Run) -> Result<(), TraceError> {
     ];
     for (name, make) in tables {
         let columns = make(run).map_err(failed("write", &folder.join(name)))?;
-        write_table(&folder.join(format!("{name}.parquet")), columns)?;
+        let path = folder.join(format!("{name}.parquet"));
+        write_table(&path, columns, run.header.id.as_deref())?;
     }
     Ok(())
 }
 
 /// Reads all small tables into `run`.
 pub(super) fn read(folder: &Path, run: &mut Run) -> Result<(), TraceError> {
+    let id = run.header.id.clone();
+    let id = id.as_deref();
     let path = |name: &str| folder.join(format!("{name}.parquet"));
-    run.requests = read_requests(&Table::read(&path("requests"))?)?;
-    run.states = read_states(&Table::read(&path("states"))?)?;
-    run.steps = read_steps(&Table::read(&path("steps"))?)?;
-    run.rows = read_rows(&Table::read(&path("rows"))?)?;
-    run.memory = read_memory(&Table::read(&path("memory"))?)?;
-    run.power = read_power(&Table::read(&path("power"))?)?;
+    run.requests = read_requests(&Table::read(&path("requests"), id)?)?;
+    run.states = read_states(&Table::read(&path("states"), id)?)?;
+    run.steps = read_steps(&Table::read(&path("steps"), id)?)?;
+    run.rows = read_rows(&Table::read(&path("rows"), id)?)?;
+    run.memory = read_memory(&Table::read(&path("memory"), id)?)?;
+    run.power = read_power(&Table::read(&path("power"), id)?)?;
     Ok(())
 }
 
