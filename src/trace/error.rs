@@ -132,6 +132,12 @@ impl TraceError {
             {
                 Some("it may not be written; name another place with --output or --output-dir")
             }
+            Self::Io { action, source, .. }
+                if matches!(*action, "write" | "rename")
+                    && source.kind() == ErrorKind::NotFound =>
+            {
+                Some("its folder was removed meanwhile")
+            }
             Self::Damaged { .. } => Some(
                 "restore it from a copy; or delete it, and tables that were made from it are read",
             ),
