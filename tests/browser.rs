@@ -130,6 +130,50 @@ fn the_page_can_be_worked() {
     assert!(said.lines().filter(|line| line.contains("ok ")).count() > 30, "{said}");
 }
 
+/// Prints a page, and gives the sizes of the sheets in points.
+fn printed(folder: &Path, page: &str) -> Option<Vec<String>> {
+    let chromium = chromium()?;
+    let _alone = BROWSER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let pdf = folder.join("page.pdf");
+    let ended = Command::new(chromium)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-dev-shm-usage", "--no-pdf-header-footer"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("--print-to-pdf={}", pdf.display()))
+        .arg(format!("file://{}", folder.join(page).display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(ended.success(), "{ended}");
+    let bytes = fs::read(pdf).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    let size = |rest: &str| rest.split(['[', ']']).nth(1).unwrap().trim().to_owned();
+    Some(text.split("/MediaBox").skip(1).map(size).collect())
+}
+
+/// An A3 sheet is 1191 by 842 points.
+fn is_a3_landscape(size: &String) -> bool {
+    let sides: Vec<f64> = size.split(' ').map(|side| side.parse().unwrap()).collect();
+    sides.len() == 4 && (sides[2] - 1190.6).abs() < 2.0 && (sides[3] - 841.9).abs() < 2.0
+}
+
+#[test]
+fn the_sheet_is_one_a3_in_landscape() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = html_fixture::realistic();
+    write(folder.path(), &report);
+    let Some(sizes) = printed(folder.path(), "page.html") else { return };
+    let a3 = sizes.iter().filter(|size| is_a3_landscape(size)).count();
+    assert!(a3 == 1 && sizes.len() > 4, "{sizes:?}");
+    // What the button of the sheet prints.
+    let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
+    let alone = page.replace("<html lang=\"en\">", "<html lang=\"en\" class=\"only-sheet\">");
+    fs::write(folder.path().join("sheet.html"), alone).unwrap();
+    let sizes = printed(folder.path(), "sheet.html").unwrap();
+    assert!(sizes.len() == 1 && is_a3_landscape(&sizes[0]), "{sizes:?}");
+}
+
 #[test]
 fn this_test_sees_what_it_looks_for() {
     let folder = tempfile::tempdir().unwrap();

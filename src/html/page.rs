@@ -11,7 +11,7 @@ use super::roofline::{self, Drawing};
 use super::yamazumi::{self, YamazumiChart};
 use crate::report::{CourseRow, KernelRow, Ledger, Part, Report, Seal};
 
-/// The page. Every `{{ … }}` of its templates is escaped, but for the drawing of plotters and
+/// The page. Every `{{ … }}` of its templates is escaped, but for drawings made of numbers and
 /// the page's own style and script.
 #[derive(Template)]
 #[template(path = "page.html")]
@@ -90,6 +90,18 @@ impl<'a> Page<'a> {
 
     fn yamazumi(&self) -> Option<YamazumiChart<'a>> {
         yamazumi::chart(&self.report.yamazumi)
+    }
+
+    fn yamazumi_steps(&self) -> Option<YamazumiChart<'a>> {
+        yamazumi::chart(&self.report.yamazumi_steps)
+    }
+
+    fn length(&self, share: &f64) -> String {
+        geometry::length(*share)
+    }
+
+    fn fill(&self, level: &str) -> &'static str {
+        geometry::fill(level)
     }
 
     fn memory(&self) -> Option<Areas<'a>> {

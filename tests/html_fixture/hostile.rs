@@ -1,9 +1,9 @@
 //! A report that means harm.
 
 use gemba::report::{
-    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
-    MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream,
-    WaterfallStep, Yamazumi, YamazumiBar,
+    A3, A3Cause, CauseRow, ChartOrigins, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode,
+    KernelRow, LatencyRow, Ledger, MemoryChart, Origin, Part, Report, RequestRow, RequestsRest,
+    Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
 };
 
 /// What somebody who means harm would call a model.
@@ -43,11 +43,12 @@ pub fn report() -> Report {
             unattributed: evil(),
             unattributed_within_limit: false,
         },
-        tiles: vec![Tile { label: evil(), value: evil(), note: evil() }],
+        tiles: vec![Tile { label: evil(), value: evil(), note: evil(), origin: origin() }],
         ledgers: vec![Ledger {
             commodity: evil(),
             name: evil(),
             total: evil(),
+            origin: origin(),
             levels: vec![part(); 3],
             causes: vec![cause; 2],
         }],
@@ -59,13 +60,10 @@ pub fn report() -> Report {
             level: TEXT,
             text: evil(),
             note: evil(),
+            origin: origin(),
         }],
-        yamazumi: Yamazumi {
-            bars: vec![YamazumiBar { label: evil(), nanos: [1e6; 3], text: evil() }],
-            takt: Some(1e6),
-            takt_text: evil(),
-            top: 3e6,
-        },
+        yamazumi: piles(),
+        yamazumi_steps: piles(),
         icicle: Icicle {
             rows: vec![evil(); 2],
             nodes: vec![IcicleNode {
@@ -98,6 +96,7 @@ pub fn report() -> Report {
             definition: TEXT,
             figures: std::array::from_fn(|_| evil()),
             count: evil(),
+            origin: origin(),
         }],
         value_streams: vec![ValueStream {
             class: evil(),
@@ -118,6 +117,14 @@ pub fn report() -> Report {
             parts: vec![part()],
         }],
         requests_total: 1,
+        requests_rest: Some(RequestsRest {
+            count: 1,
+            tokens: [1; 3],
+            outcomes: evil(),
+            lead: evil(),
+            paid: evil(),
+            parts: vec![part()],
+        }),
         kernels: vec![KernelRow {
             name: evil(),
             launches: 1,
@@ -149,5 +156,49 @@ pub fn report() -> Report {
             verified_only: true,
         }],
         reproduce: evil(),
+        origins: ChartOrigins {
+            icicle: origin(),
+            course: origin(),
+            yamazumi: origin(),
+            value_streams: origin(),
+            requests: origin(),
+            kernels: origin(),
+            memory: origin(),
+        },
+        a3: A3 {
+            theme: evil(),
+            background: vec![evil()],
+            levels: vec![part(); 3],
+            current: vec![(evil(), evil(), evil())],
+            causes: vec![A3Cause {
+                code: evil(),
+                muda: TEXT,
+                level: TEXT,
+                share: 0.5,
+                text: evil(),
+                percent: evil(),
+                definition: TEXT,
+                mostly: evil(),
+                countermeasure: TEXT,
+                at_most: evil(),
+            }],
+            other_waste: evil(),
+            effect: vec![evil()],
+            follow_up: pairs(),
+        },
+    }
+}
+
+fn origin() -> Origin {
+    Origin::new(TEXT, TEXT, TEXT)
+}
+
+fn piles() -> Yamazumi {
+    let evil = || TEXT.to_owned();
+    Yamazumi {
+        bars: vec![YamazumiBar { label: evil(), nanos: [1e6; 3], text: evil() }],
+        takt: Some(1e6),
+        takt_text: evil(),
+        top: 3e6,
     }
 }
