@@ -10,11 +10,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gemba::report::{
-    A3, A3Cause, CauseRow, Cell, ComparedCause, ComparedFigure, ComparedRun, Comparison, Course,
-    CourseRow, GlossaryEntry, History, HistoryPoint, HistoryRow, Icicle, IcicleNode, KernelRow,
+    A3, A3Cause, CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow,
     LatencyRow, Ledger, LevelWord, MemoryChart, Origin, Part, Report, RequestRow, RequestsRest,
-    Roofline, Seal, SealRow, Stretch, Tile, ValueStream, Verified, VerifiedRow, WaterfallStep,
-    Yamazumi, YamazumiBar,
+    Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
 };
 use html_fixture::hostile;
 use proptest::prelude::*;
@@ -228,6 +226,8 @@ fn small() -> Report {
                 part("queue", "waste", 0.5, "1.00 s"),
                 part("value.decode", "value", 0.5, "1.00 s"),
             ],
+            stages_in_process: vec![text("1.12"), text("1.13")],
+            value_added: text("50.0 %"),
         }],
         requests: vec![RequestRow {
             request: 3,
@@ -325,63 +325,10 @@ fn text_never_becomes_markup() {
     stays_text(&page, 80);
 }
 
-/// A comparison with [`hostile::TEXT`] in every place that holds text.
-fn hostile_comparison() -> Comparison {
-    let evil = || hostile::TEXT.to_owned();
-    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
-    let verified = || VerifiedRow {
-        code: evil(),
-        level: hostile::TEXT,
-        attributed: evil(),
-        attributed_share: 0.5,
-        left_share: f64::INFINITY,
-        off: evil(),
-        grew: true,
-        of_attributed: evil(),
-    };
-    let run = || {
-        let report = hostile::report();
-        ComparedRun {
-            name: evil(),
-            title: evil(),
-            levels: report.ledgers[0].levels.clone(),
-            seal: report.seal,
-            reproduce: evil(),
-        }
-    };
-    Comparison {
-        runs: vec![run(), run()],
-        cautions: vec![evil()],
-        verified: vec![Verified {
-            before: evil(),
-            after: evil(),
-            doubts: vec![evil()],
-            rows: vec![verified(), verified()],
-            sum: verified(),
-        }],
-        history: Some(History {
-            runs: vec![(evil(), evil())],
-            by_time: true,
-            rows: vec![HistoryRow {
-                label: hostile::TEXT,
-                points: vec![HistoryPoint { height: Some(f64::NAN), text: evil() }],
-                change: evil(),
-            }],
-        }),
-        figures: vec![ComparedFigure { label: hostile::TEXT, cells: vec![cell(), cell()] }],
-        causes: vec![ComparedCause {
-            code: hostile::TEXT,
-            level: hostile::TEXT,
-            cells: vec![cell(), cell()],
-        }],
-        settings: vec![(evil(), vec![evil(), evil()])],
-    }
-}
-
 #[test]
 fn text_of_a_comparison_never_becomes_markup() {
     let mut page = Vec::new();
-    gemba::html::write_comparison(&hostile_comparison(), &mut page).unwrap();
+    gemba::html::write_comparison(&hostile::comparison(), &mut page).unwrap();
     let page = String::from_utf8(page).unwrap();
     let (before, after) = page.split_once("<style>").unwrap();
     let page = [before, after.split_once("</style>").unwrap().1].concat();

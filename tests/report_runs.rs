@@ -82,6 +82,7 @@ fn what_was_attributed_stands_beside_what_came_off() {
     assert!(page.contains("Attributed against verified"));
     assert!(!page.contains("Not verified:"), "the same requests on the same machine");
     assert!(page.contains("The runs differ in 1 setting"));
+    assert!(!page.contains("No recorded setting differs"));
     assert!(page.contains("engine.batching.max_num_seqs"));
     // Operations took half as long, so their causes shrank and the gaps between them grew; the
     // window is the same, and so is the sum.
@@ -127,6 +128,7 @@ fn three_runs_have_a_history_in_the_order_of_their_time() {
     assert!(history.contains("in the order in which they ended"));
     assert!(history.matches("class=\"spark\"").count() > 5);
     // The first named is still what the others are held against.
+    assert!(page.contains("No recorded setting differs"));
     assert!(page.contains("third, then first") && page.contains("third, then second"));
 }
 

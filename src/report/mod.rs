@@ -340,6 +340,10 @@ pub struct ValueStream {
     pub work_in_process: String,
     /// Its parts in order: waiting, preparing, serving.
     pub parts: Vec<Part>,
+    /// Mean number of requests in each part, as text.
+    pub stages_in_process: Vec<String>,
+    /// Share of lead time that is value, as text.
+    pub value_added: String,
 }
 
 /// One request.

@@ -21,6 +21,8 @@ pub struct Verified {
     pub after: String,
     /// Why this shows no effect of a change; empty where it does, as far as one run of each can.
     pub doubts: Vec<String>,
+    /// Whether no recorded setting differs: then there is no change that is recorded.
+    pub same_settings: bool,
     /// Causes, by what was attributed to them; then those that are new.
     pub rows: Vec<VerifiedRow>,
     /// All device time.
@@ -65,6 +67,7 @@ fn pair(first: &Compared<'_>, other: &Compared<'_>) -> Verified {
         before: first.name.clone(),
         after: other.name.clone(),
         doubts,
+        same_settings: first.settings == other.settings,
         rows,
         sum,
     };

@@ -1,9 +1,11 @@
 //! A report that means harm.
 
 use gemba::report::{
-    A3, A3Cause, CauseRow, ChartOrigins, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode,
-    KernelRow, LatencyRow, Ledger, MemoryChart, Origin, Part, Report, RequestRow, RequestsRest,
-    Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    A3, A3Cause, CauseRow, Cell, ChartOrigins, ComparedCause, ComparedFigure, ComparedRun,
+    Comparison, Course, CourseRow, GlossaryEntry, History, HistoryPoint, HistoryRow, Icicle,
+    IcicleNode, KernelRow, LatencyRow, Ledger, MemoryChart, Origin, Part, Report, RequestRow,
+    RequestsRest, Roofline, Seal, SealRow, Stretch, Tile, ValueStream, Verified, VerifiedRow,
+    WaterfallStep, Yamazumi, YamazumiBar,
 };
 
 /// What somebody who means harm would call a model.
@@ -104,6 +106,8 @@ pub fn report() -> Report {
             lead: evil(),
             work_in_process: evil(),
             parts: vec![part()],
+            stages_in_process: vec![evil()],
+            value_added: evil(),
         }],
         requests: vec![RequestRow {
             request: 1,
@@ -200,5 +204,55 @@ fn piles() -> Yamazumi {
         takt: Some(1e6),
         takt_text: evil(),
         top: 3e6,
+    }
+}
+
+/// A comparison with [`TEXT`] in every place that holds text.
+pub fn comparison() -> Comparison {
+    let evil = || TEXT.to_owned();
+    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
+    let verified = || VerifiedRow {
+        code: evil(),
+        level: TEXT,
+        attributed: evil(),
+        attributed_share: 0.5,
+        left_share: f64::INFINITY,
+        off: evil(),
+        grew: true,
+        of_attributed: evil(),
+    };
+    let run = || {
+        let report = report();
+        ComparedRun {
+            name: evil(),
+            title: evil(),
+            levels: report.ledgers[0].levels.clone(),
+            seal: report.seal,
+            reproduce: evil(),
+        }
+    };
+    Comparison {
+        runs: vec![run(), run()],
+        cautions: vec![evil()],
+        verified: vec![Verified {
+            before: evil(),
+            after: evil(),
+            doubts: vec![evil()],
+            same_settings: true,
+            rows: vec![verified(), verified()],
+            sum: verified(),
+        }],
+        history: Some(History {
+            runs: vec![(evil(), evil())],
+            by_time: true,
+            rows: vec![HistoryRow {
+                label: TEXT,
+                points: vec![HistoryPoint { height: Some(f64::NAN), text: evil() }],
+                change: evil(),
+            }],
+        }),
+        figures: vec![ComparedFigure { label: TEXT, cells: vec![cell(), cell()] }],
+        causes: vec![ComparedCause { code: TEXT, level: TEXT, cells: vec![cell(), cell()] }],
+        settings: vec![(evil(), vec![evil(), evil()])],
     }
 }

@@ -280,6 +280,8 @@ fn value_streams() -> Vec<ValueStream> {
         lead: nanos(lead),
         work_in_process: wip.to_owned(),
         parts: stages(lead, &STREAM),
+        stages_in_process: STREAM.iter().map(|s| format!("{:.2}", s.2 * 14.42)).collect(),
+        value_added: "13.0 %".to_owned(),
     };
     classes.into_iter().map(stream).collect()
 }

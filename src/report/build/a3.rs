@@ -7,8 +7,9 @@ use super::{Findings, cost_tile, ledgers};
 use crate::unit::{Scale, Share, grouped, si_nanos};
 use crate::waste::{Cause, Commodity, Level};
 
-/// Causes on the sheet.
+/// Causes on the sheet, and the least share of device time of all but the largest.
 const CAUSES_SHOWN: usize = 6;
+const LEAST: f64 = 0.005;
 
 pub(super) fn a3(findings: &Findings<'_>, ledgers: &[Ledger]) -> A3 {
     let time = ledgers.iter().find(|ledger| ledger.commodity == Commodity::DeviceTime.code());
@@ -17,14 +18,16 @@ pub(super) fn a3(findings: &Findings<'_>, ledgers: &[Ledger]) -> A3 {
         .flat_map(|ledger| &ledger.causes)
         .filter(|row| row.level == Level::Waste.code())
         .collect();
-    let shown = &wastes[..wastes.len().min(CAUSES_SHOWN)];
+    let large = |(place, row): &(usize, &&CauseRow)| *place == 0 || row.share >= LEAST;
+    let large = wastes.iter().enumerate().take(CAUSES_SHOWN).take_while(large).count();
+    let (shown, left) = wastes.split_at(large);
     A3 {
         theme: format!("Waste in {}", findings.title),
         background: background(findings),
         levels: time.map(|ledger| ledger.levels.clone()).unwrap_or_default(),
         current: current(findings),
         causes: shown.iter().map(|row| cause(findings, row)).collect(),
-        other_waste: other_waste(findings, &wastes[shown.len()..]),
+        other_waste: other_waste(findings, left),
         effect: effect(findings, shown),
         follow_up: follow_up(findings),
     }
@@ -136,7 +139,8 @@ fn other_waste(findings: &Findings<'_>, left: &[&CauseRow]) -> String {
     }
     let sum: u128 = left.iter().map(|row| amounts(findings, &row.code).0).sum();
     let amount = ledgers::amount(Commodity::DeviceTime, sum);
-    format!("{} more causes, {amount} in all", left.len())
+    let causes = if left.len() == 1 { "cause" } else { "causes" };
+    format!("{} more {causes}, {amount} in all", left.len())
 }
 
 fn effect(findings: &Findings<'_>, shown: &[&CauseRow]) -> Vec<String> {

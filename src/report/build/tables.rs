@@ -6,7 +6,7 @@ use super::super::{KernelRow, LatencyRow, Part, RequestRow, RequestsRest, ValueS
 use super::{Findings, ledgers, origins};
 use crate::stat::Summary;
 use crate::unit::{Scale, Share, grouped, si_count, si_nanos};
-use crate::waste::{Cause, Commodity, KernelTotals, Latency, RequestLine};
+use crate::waste::{Cause, Commodity, KernelTotals, Latency, Level, RequestLine};
 
 /// The report shows this many of the dearest requests, and all others together.
 const REQUESTS_SHOWN: usize = 200;
@@ -82,6 +82,20 @@ impl Stay {
         ledgers::amount(Commodity::RequestTime, self.nanos / u128::from(self.requests.max(1)))
     }
 
+    /// The mean number of requests in each part, in the order of the parts: Little's law again.
+    fn stages_in_process(&self, window: f64) -> Vec<String> {
+        let mut stages: Vec<(Cause, u128)> = self.time.iter().map(|(c, n)| (*c, *n)).collect();
+        stages.sort_by_key(|(cause, _)| (stage(*cause), *cause));
+        stages.into_iter().map(|(_, nanos)| format!("{:.2}", nanos as f64 / window)).collect()
+    }
+
+    /// The share of the time that is value.
+    fn value_added(&self) -> String {
+        let is_value = |cause: &Cause| cause.entry().level == Level::Value;
+        let value: u128 = self.time.iter().filter(|(c, _)| is_value(c)).map(|(_, n)| n).sum();
+        Share::new(value as i128, self.nanos as i128).to_string()
+    }
+
     /// The parts of the mean lead time.
     fn parts(&self) -> Vec<Part> {
         let time: Vec<(Cause, u128)> = self.time.iter().map(|(c, nanos)| (*c, *nanos)).collect();
@@ -113,6 +127,8 @@ pub(in crate::report) fn value_streams(findings: &Findings<'_>) -> Vec<ValueStre
         // Little's law: the integral of their number over the window, per time.
         work_in_process: format!("{:.2}", stay.nanos as f64 / window),
         parts: stay.parts(),
+        stages_in_process: stay.stages_in_process(window),
+        value_added: stay.value_added(),
     };
     let named = |class: &str| if class.is_empty() { "all" } else { class }.to_owned();
     let mut streams: Vec<ValueStream> =
