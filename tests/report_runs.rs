@@ -132,6 +132,35 @@ fn three_runs_have_a_history_in_the_order_of_their_time() {
     assert!(page.contains("third, then first") && page.contains("third, then second"));
 }
 
+/// The text that a run keeps of its requests: markup, control characters and ten million bytes.
+#[test]
+fn text_of_requests_neither_breaks_a_page_nor_buries_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut header, mut facts) = eventful::eventful();
+    let markup = "</script><script>alert(1)</script>\u{0}\u{1b}[2J\u{202e}";
+    let classes = [markup.to_owned(), "z".repeat(10_000_000)];
+    let arrivals = facts.iter_mut().filter_map(|fact| match fact {
+        Fact::Arrival(arrival) => Some(arrival),
+        _ => None,
+    });
+    for (arrival, class) in arrivals.zip(classes) {
+        (arrival.class, arrival.route) = (class, markup.to_owned());
+    }
+    header.model.name = markup.to_owned();
+    header.workload.notes = vec![markup.repeat(100_000)];
+    let run = folder(dir.path(), "run", &header, &facts, 1);
+    let other = folder(dir.path(), "other", &header, &facts, 2);
+    let said = gemba(&["report", word(&run)]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    for page in [page, compared(dir.path(), &[&run, &other])] {
+        assert!(page.len() < 3_000_000, "{} bytes", page.len());
+        assert!(page.matches("<script").count() <= 1, "text became markup");
+        assert!(!page.contains(['\u{0}', '\u{1b}', '\u{202e}']));
+        assert!(page.contains("&lt;/script&gt;&lt;script&gt;alert(1)"));
+    }
+}
+
 #[test]
 fn a_run_that_was_cut_short_or_holds_nothing_has_a_report() {
     let dir = tempfile::tempdir().unwrap();
