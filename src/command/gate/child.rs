@@ -4,7 +4,6 @@
 //! on once and to all of it: the gate then waits for it to end and removes what it left.
 
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,13 +36,11 @@ pub(super) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
 /// # Errors
 /// If there is no shell, or its end cannot be waited for.
 pub(super) fn run(line: &str, stop: &AtomicBool) -> io::Result<Option<Ended>> {
-    let child = Command::new("sh")
-        .args(["-c", line])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+    let child = shell.spawn()?;
     let group = child.id();
     let (done, ended) = channel();
     std::thread::spawn(move || {

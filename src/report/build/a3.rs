@@ -147,7 +147,7 @@ fn effect(findings: &Findings<'_>, shown: &[&CauseRow]) -> Vec<String> {
     let (books, counts) = (findings.books, findings.headline.counts);
     let all = books.trial_balance(Commodity::DeviceTime).map_or(0, |balance| balance.capacity);
     let removable: u128 = shown.iter().map(|row| amounts(findings, &row.code).0).sum();
-    let idle = books.sum(Commodity::DeviceTime, |account| account.cause == Cause::NoDemand);
+    let idle = shown.iter().any(|row| row.code == Cause::NoDemand.code());
     if removable == 0 {
         return vec!["No waste of device time is booked: there is nothing to remove.".to_owned()];
     }
@@ -162,7 +162,7 @@ fn effect(findings: &Findings<'_>, shown: &[&CauseRow]) -> Vec<String> {
             Share::new(removable as i128, all as i128),
         ));
     }
-    if idle > 0 {
+    if idle {
         said.push(
             "Time without demand goes only where other work or fewer devices take its place."
                 .to_owned(),
