@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use gemba::report::Report;
+use gemba::report::{Comparison, Report};
 
 /// One browser at a time: each takes a core and some hundred megabytes.
 static BROWSER: Mutex<()> = Mutex::new(());
@@ -117,6 +117,20 @@ fn the_page_opens_without_an_error_and_without_a_request() {
 }
 
 #[test]
+fn a_comparison_opens_without_an_error_and_without_a_request() {
+    let folder = tempfile::tempdir().unwrap();
+    for comparison in [html_fixture::hostile::comparison(), Comparison::default()] {
+        let mut page = Vec::new();
+        gemba::html::write_comparison(&comparison, &mut page).unwrap();
+        fs::write(folder.path().join("page.html"), page).unwrap();
+        let Some(visit) = visit(folder.path(), "page.html") else { return };
+        assert_eq!(visit.console, Vec::<String>::new());
+        assert_eq!(visit.requests, Vec::<String>::new());
+        assert!(!visit.document.contains("<img"), "text became markup");
+    }
+}
+
+#[test]
 fn the_page_can_be_worked() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &html_fixture::realistic());
@@ -128,6 +142,101 @@ fn the_page_can_be_worked() {
     let failed: Vec<&str> = said.lines().filter(|line| line.contains("not ok")).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(said.lines().filter(|line| line.contains("ok ")).count() > 30, "{said}");
+}
+
+/// Prints a page, and gives the sizes of the sheets in points.
+fn printed(folder: &Path, page: &str) -> Option<Vec<String>> {
+    let chromium = chromium()?;
+    let _alone = BROWSER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let pdf = folder.join("page.pdf");
+    let ended = Command::new(chromium)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-dev-shm-usage", "--no-pdf-header-footer"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("--print-to-pdf={}", pdf.display()))
+        .arg(format!("file://{}", folder.join(page).display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(ended.success(), "{ended}");
+    let bytes = fs::read(pdf).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    let size = |rest: &str| rest.split(['[', ']']).nth(1).unwrap().trim().to_owned();
+    Some(text.split("/MediaBox").skip(1).map(size).collect())
+}
+
+/// An A3 sheet is 1191 by 842 points.
+fn is_a3_landscape(size: &String) -> bool {
+    let sides: Vec<f64> = size.split(' ').map(|side| side.parse().unwrap()).collect();
+    sides.len() == 4 && (sides[2] - 1190.6).abs() < 2.0 && (sides[3] - 841.9).abs() < 2.0
+}
+
+#[test]
+fn the_sheet_is_one_a3_in_landscape() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = html_fixture::realistic();
+    write(folder.path(), &report);
+    let Some(sizes) = printed(folder.path(), "page.html") else { return };
+    let a3 = sizes.iter().filter(|size| is_a3_landscape(size)).count();
+    assert!(a3 == 1 && sizes.len() > 4, "{sizes:?}");
+    // What the button of the sheet prints.
+    let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
+    let alone = page.replace("<html lang=\"en\">", "<html lang=\"en\" class=\"only-sheet\">");
+    fs::write(folder.path().join("sheet.html"), alone).unwrap();
+    let sizes = printed(folder.path(), "sheet.html").unwrap();
+    assert!(sizes.len() == 1 && is_a3_landscape(&sizes[0]), "{sizes:?}");
+}
+
+/// Takes a picture of a page and gives its bytes.
+fn pictured(folder: &Path, page: &Path, size: (u32, u32), dark: bool) -> Option<Vec<u8>> {
+    let chromium = chromium()?;
+    let _alone = BROWSER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let picture = folder.join("picture.png");
+    let mut browser = Command::new(chromium);
+    if dark {
+        browser.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
+    }
+    let ended = browser
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-dev-shm-usage", "--hide-scrollbars", "--virtual-time-budget=5000"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("--window-size={},{}", size.0, size.1))
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("file://{}", page.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(ended.success(), "{ended}");
+    Some(fs::read(picture).unwrap())
+}
+
+/// The example report at two widths in both themes. `GEMBA_BLESS=1` puts the pictures into `docs/`,
+/// to be looked at.
+#[test]
+fn the_example_can_be_pictured() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let example = root.join("reports/default-continuous.html");
+    let mut pictures: Vec<(String, Vec<u8>)> = Vec::new();
+    for (name, size) in [("wide", (1280, 1500)), ("narrow", (480, 1500))] {
+        for (theme, dark) in [("light", false), ("dark", true)] {
+            let Some(bytes) = pictured(folder.path(), &example, size, dark) else { return };
+            assert_eq!(bytes[16..20], size.0.to_be_bytes(), "the width in the picture's header");
+            assert_eq!(bytes[20..24], size.1.to_be_bytes(), "the height");
+            assert!(bytes.len() > 30_000, "{name} {theme}: an empty page?");
+            pictures.push((format!("report-{name}-{theme}.png"), bytes));
+        }
+    }
+    for (at, (name, bytes)) in pictures.iter().enumerate() {
+        assert!(pictures[..at].iter().all(|(_, other)| other != bytes), "{name} is another one");
+    }
+    if std::env::var_os("GEMBA_BLESS").is_some_and(|bless| bless == "1") {
+        for (name, bytes) in &pictures {
+            fs::write(root.join("docs").join(name), bytes).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -243,6 +243,31 @@ fn csv_rows(text: &str) -> Vec<BTreeMap<String, String>> {
     reader.records().map(row).collect()
 }
 
+/// The columns that every FOCUS 1.2 data set must have.
+const FOCUS_MANDATORY: [&str; 21] = [
+    "BilledCost",
+    "BillingAccountId",
+    "BillingAccountName",
+    "BillingCurrency",
+    "BillingPeriodEnd",
+    "BillingPeriodStart",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargePeriodEnd",
+    "ChargePeriodStart",
+    "ContractedCost",
+    "EffectiveCost",
+    "InvoiceIssuerName",
+    "ListCost",
+    "PricingQuantity",
+    "PricingUnit",
+    "ProviderName",
+    "PublisherName",
+    "ServiceCategory",
+    "ServiceName",
+];
+
 #[test]
 fn costs_add_up_to_the_money_that_is_booked_and_are_no_bill() {
     let dir = tempfile::tempdir().unwrap();
@@ -257,6 +282,17 @@ fn costs_add_up_to_the_money_that_is_booked_and_are_no_bill() {
     for row in &rows {
         assert_eq!((row["BilledCost"].as_str(), row["x_Estimate"].as_str()), ("0", "true"));
         assert_eq!(row["ChargePeriodStart"], START);
+        for name in ["ChargePeriodEnd", "BillingPeriodStart", "BillingPeriodEnd"] {
+            assert!(row[name].len() == START.len() && row[name].ends_with('Z'), "{}", row[name]);
+        }
+        assert!(row["ChargePeriodEnd"] > row["ChargePeriodStart"]);
+        for mandatory in FOCUS_MANDATORY {
+            assert!(row.contains_key(mandatory), "{mandatory}");
+            let null = mandatory == "ChargeClass";
+            assert_eq!(row[mandatory].is_empty(), null, "{mandatory}");
+        }
+        // What hangs on a SkuId must be null without one.
+        assert!(!row.keys().any(|name| name.starts_with("Sku")));
         assert!(row["InvoiceIssuerName"].contains("not an invoice"));
         let tags: Value = serde_json::from_str(&row["Tags"]).unwrap();
         assert_eq!(tags["cause"], row["x_WasteCause"].as_str());
@@ -420,7 +456,7 @@ fn an_export_that_finds_no_more_room_leaves_what_was_there() {
 /// What the schema of llm-d's report 0.2.1 allows for an object whose fields it lists: those that
 /// must be there, then those that may. `results.profiling` and `native.config` are free.
 const REPORT: &[(&str, &[&str], &[&str])] = &[
-    ("", &["version", "run"], &["scenario", "results"]),
+    ("", &["version", "run", "results"], &["scenario"]),
     ("/run", &["uid"], &["eid", "cid", "pid", "time", "user", "description", "keywords"]),
     ("/run/time", &[], &["start", "end", "duration"]),
     ("/scenario", &[], &["stack", "load"]),

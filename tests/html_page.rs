@@ -10,10 +10,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gemba::report::{
-    CauseRow, Cell, ComparedCause, ComparedFigure, ComparedRun, Comparison, Course, CourseRow,
-    GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger, LevelWord, MemoryChart, Part,
-    Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep,
-    Yamazumi, YamazumiBar,
+    A3, A3Cause, CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow,
+    LatencyRow, Ledger, LevelWord, MemoryChart, Origin, Part, Report, RequestRow, RequestsRest,
+    Roofline, Seal, SealRow, Stretch, Tile, ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
 };
 use html_fixture::hostile;
 use proptest::prelude::*;
@@ -45,6 +44,10 @@ fn part(label: &str, level: LevelWord, share: f64, text: &str) -> Part {
     Part { label: label.to_owned(), level, share, text: text.to_owned(), percent }
 }
 
+fn small_origin() -> Origin {
+    Origin::new("how it is made", "what was recorded", "which accounts")
+}
+
 fn small_ledger() -> Ledger {
     let cause = |code: &str, muda, level, share: f64, cumulative, text: &str| CauseRow {
         code: code.to_owned(),
@@ -64,6 +67,7 @@ fn small_ledger() -> Ledger {
         commodity: "device_time".to_owned(),
         name: "Device time".to_owned(),
         total: "8.00 s".to_owned(),
+        origin: small_origin(),
         levels: vec![
             part("value", "value", 0.25, "2.00 s"),
             part("necessary", "necessary", 0.125, "1.00 s"),
@@ -86,6 +90,7 @@ fn small_waterfall() -> Vec<WaterfallStep> {
         level,
         text: text.to_owned(),
         note: "what it consists of".to_owned(),
+        origin: small_origin(),
     };
     vec![
         step("All device time", true, 0.0, 1.0, "necessary", "8.00 s"),
@@ -123,6 +128,31 @@ fn small_kernel() -> KernelRow {
     }
 }
 
+fn small_a3() -> A3 {
+    let text = str::to_owned;
+    A3 {
+        theme: text("Waste in constant on stories15m"),
+        background: vec![text("9 requests came.")],
+        levels: small_ledger().levels,
+        current: vec![(text("OIE"), text("50.0 %"), text("availability × yield × performance"))],
+        causes: vec![A3Cause {
+            code: text("kernel_slack"),
+            muda: "motion",
+            level: "waste",
+            share: 0.625,
+            text: text("5.00 s"),
+            percent: text("62.5 %"),
+            definition: "What it is.",
+            mostly: text("in gate_up 100.0 %"),
+            countermeasure: "what attacks it",
+            at_most: text("1.00 ms"),
+        }],
+        other_waste: text("1 more causes, 1.00 s in all"),
+        effect: vec![text("No less than 1.00 ms.")],
+        follow_up: vec![(text("See every posting"), text("gemba ledger runs/example --all"))],
+    }
+}
+
 fn small() -> Report {
     let text = str::to_owned;
     Report {
@@ -144,6 +174,7 @@ fn small() -> Report {
             label: text("Waste"),
             value: text("62.5 %"),
             note: text("of device time"),
+            origin: small_origin(),
         }],
         ledgers: vec![small_ledger()],
         waterfall: small_waterfall(),
@@ -184,6 +215,7 @@ fn small() -> Report {
             definition: "arrival to first token",
             figures: ["1 ms", "2 ms", "3 ms", "1.5 ms", "4 ms"].map(str::to_owned),
             count: text("9"),
+            origin: Origin::default(),
         }],
         value_streams: vec![ValueStream {
             class: text("all"),
@@ -194,6 +226,8 @@ fn small() -> Report {
                 part("queue", "waste", 0.5, "1.00 s"),
                 part("value.decode", "value", 0.5, "1.00 s"),
             ],
+            stages_in_process: vec![text("1.12"), text("1.13")],
+            value_added: text("50.0 %"),
         }],
         requests: vec![RequestRow {
             request: 3,
@@ -207,6 +241,14 @@ fn small() -> Report {
             parts: vec![part("queue", "waste", 1.0, "2.00 s")],
         }],
         requests_total: 9,
+        requests_rest: Some(RequestsRest {
+            count: 8,
+            tokens: [900, 10, 80],
+            outcomes: text("8 completed"),
+            lead: text("1.00 s"),
+            paid: text("2.00 s"),
+            parts: vec![part("queue", "waste", 1.0, "1.00 s")],
+        }),
         kernels: vec![small_kernel()],
         roofline: Roofline { read_bytes_per_s: 2e10, ops_per_s: vec![(text("q8_0"), 3e11)] },
         memory: MemoryChart {
@@ -229,6 +271,8 @@ fn small() -> Report {
             verified_only: true,
         }],
         reproduce: text("gemba ledger runs/example"),
+        a3: small_a3(),
+        ..Report::default()
     }
 }
 
@@ -281,37 +325,10 @@ fn text_never_becomes_markup() {
     stays_text(&page, 80);
 }
 
-/// A comparison with [`hostile::TEXT`] in every place that holds text.
-fn hostile_comparison() -> Comparison {
-    let evil = || hostile::TEXT.to_owned();
-    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
-    let run = || {
-        let report = hostile::report();
-        ComparedRun {
-            name: evil(),
-            title: evil(),
-            levels: report.ledgers[0].levels.clone(),
-            seal: report.seal,
-            reproduce: evil(),
-        }
-    };
-    Comparison {
-        runs: vec![run(), run()],
-        cautions: vec![evil()],
-        figures: vec![ComparedFigure { label: hostile::TEXT, cells: vec![cell(), cell()] }],
-        causes: vec![ComparedCause {
-            code: hostile::TEXT,
-            level: hostile::TEXT,
-            cells: vec![cell(), cell()],
-        }],
-        settings: vec![(evil(), vec![evil(), evil()])],
-    }
-}
-
 #[test]
 fn text_of_a_comparison_never_becomes_markup() {
     let mut page = Vec::new();
-    gemba::html::write_comparison(&hostile_comparison(), &mut page).unwrap();
+    gemba::html::write_comparison(&hostile::comparison(), &mut page).unwrap();
     let page = String::from_utf8(page).unwrap();
     let (before, after) = page.split_once("<style>").unwrap();
     let page = [before, after.split_once("</style>").unwrap().1].concat();
@@ -358,6 +375,32 @@ fn every_name_inside_the_page_leads_somewhere() {
         let id = fill.split(')').next().unwrap();
         assert!(unique.contains(id), "url(#{id})");
     }
+}
+
+/// Ten million bytes wherever a run can bring text of its own.
+#[test]
+fn no_text_can_bury_the_page() {
+    let long = "<b>\u{1b}[2J".repeat(1_250_000);
+    let mut report = html_fixture::realistic();
+    for text in [
+        &mut report.title,
+        &mut report.subtitle,
+        &mut report.cautions[0],
+        &mut report.value_streams[0].class,
+        &mut report.provenance[2].1,
+        &mut report.kernels[0].name,
+        &mut report.reproduce,
+        &mut report.a3.theme,
+    ] {
+        text.clone_from(&long);
+    }
+    for request in report.requests.iter_mut().take(3) {
+        (request.class, request.outcome) = (long.clone(), long.clone());
+    }
+    let page = page(&report);
+    assert!(page.len() < 1 << 20, "{} bytes", page.len());
+    assert!(page.matches("bytes more⟩").count() > 12);
+    assert!(!without_assets(&page).contains("<b>\u{1b}"));
 }
 
 #[test]

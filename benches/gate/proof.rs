@@ -1,5 +1,6 @@
 //! Gates in turns, written down one by one, and what came of them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -11,7 +12,8 @@ use serde_json::Value;
 
 /// What is planted into every other gate.
 const PLANTED: f64 = 0.03;
-const HEAD: &str = "number,planted,verdict,pairs,estimate,lower,upper,detectable,seconds";
+const HEAD: &str =
+    "number,planted,verdict,pairs,estimate,lower,upper,detectable,seconds,load,commit";
 const FALSE_ALARMS: f64 = 0.01;
 const DETECTION: f64 = 0.95;
 
@@ -34,6 +36,10 @@ pub fn prove(gates: usize, file: &Path, most: usize) {
 fn gate(number: usize, planted: f64) -> String {
     let this = std::env::current_exe().expect("this program has a path");
     let this = this.display();
+    // What else the machine did, and which version was proved: rows may be made on several days.
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let commit = std::env::var("GEMBA_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
     let began = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_gemba"))
         .args(["gate", "--json", "--pair"])
@@ -52,7 +58,7 @@ fn gate(number: usize, planted: f64) -> String {
     let number_of = |value: &Value| value.as_f64().map_or_else(String::new, |v| format!("{v:.6}"));
     let found = &check["found"];
     format!(
-        "{number},{planted},{},{},{},{},{},{},{:.2}",
+        "{number},{planted},{},{},{},{},{},{},{:.2},{load},{commit}",
         report["verdict"].as_str().unwrap_or("none"),
         report["pairs"],
         number_of(&found["estimate"]),
@@ -66,15 +72,23 @@ fn gate(number: usize, planted: f64) -> String {
 struct Row {
     planted: f64,
     verdict: String,
-    numbers: [f64; 4],
+    /// Pairs, estimate, detectable, seconds, load.
+    numbers: [f64; 5],
+    commit: String,
 }
 
 fn read(file: &Path) -> Vec<Row> {
     let text = fs::read_to_string(file).expect("the file of the gates");
     let row = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
-        let number = |at: usize| fields[at].parse().unwrap_or(f64::NAN);
-        Row { planted: number(1), verdict: fields[2].to_owned(), numbers: [3, 4, 7, 8].map(number) }
+        let field = |at: usize| fields.get(at).copied().unwrap_or("unknown");
+        let number = |at: usize| field(at).parse().unwrap_or(f64::NAN);
+        Row {
+            planted: number(1),
+            verdict: field(2).to_owned(),
+            numbers: [3, 4, 7, 8, 9].map(number),
+            commit: field(10).to_owned(),
+        }
     };
     text.lines().skip(1).map(row).collect()
 }
@@ -84,7 +98,8 @@ pub fn report(file: &Path) -> ExitCode {
     let rows = read(file);
     let mut text = String::from(
         "| candidate | gates | pass | regression | inconclusive | pairs, mean | seconds, mean | \
-         difference found, mean | detectable, median |\n|---|---|---|---|---|---|---|---|---|\n",
+         difference found, mean | detectable, median | load, mean |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut shares = Vec::new();
     for (planted, name) in [(0.0, "equal"), (PLANTED, "3 % slower")] {
@@ -98,7 +113,7 @@ pub fn report(file: &Path) -> ExitCode {
         // A String takes every write.
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} | {:.1} | {:.1} | {:+.2} % | {:.2} % |",
+            "| {name} | {} | {} | {} | {} | {:.1} | {:.1} | {:+.2} % | {:.2} % | {:.1} |",
             of.len(),
             count("pass"),
             count("regression"),
@@ -107,6 +122,7 @@ pub fn report(file: &Path) -> ExitCode {
             mean(3),
             mean(1) * 100.0,
             median * 100.0,
+            mean(4),
         );
         shares.push(count("regression") as f64 / all);
     }
@@ -119,6 +135,9 @@ pub fn report(file: &Path) -> ExitCode {
         shares[1] * 100.0,
         if kept { "The promise is kept." } else { "THE PROMISE IS NOT KEPT." },
     );
+    let commits: BTreeSet<&str> = rows.iter().map(|row| row.commit.as_str()).collect();
+    let commits: Vec<&str> = commits.into_iter().collect();
+    let _ = writeln!(text, "\nVersions proved: {}.", commits.join(", "));
     print!("{text}");
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

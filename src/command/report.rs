@@ -10,6 +10,7 @@ use super::ledger::BooksArgs;
 use super::{Done, Failure, print};
 use crate::report::{Compared, Report, compare};
 use crate::trace::write_beside;
+use crate::unit::UnixNanos;
 
 /// `gemba report`.
 #[derive(Debug, Args)]
@@ -77,7 +78,14 @@ fn side<'a>(folder: &Path, account: &'a Account) -> Compared<'a> {
             ("number of requests", account.summary.requests.total.to_string()),
         ],
         settings: settings(header),
+        ended: ended(folder),
     }
+}
+
+/// When the log of a run was last written to. A folder does not say when it was made.
+fn ended(folder: &Path) -> Option<UnixNanos> {
+    let changed = std::fs::metadata(folder.join("events.log")).and_then(|meta| meta.modified());
+    changed.ok().map(UnixNanos::of)
 }
 
 /// Writes a report as a page, beside its place first.

@@ -8,8 +8,9 @@ use std::io::{self, Write};
 use crate::report::CostRecord;
 use crate::unit::UnixNanos;
 
-/// The columns, FOCUS's own first; ours begin with `x_`, as it asks for.
-pub const COLUMNS: [&str; 33] = [
+/// The columns, FOCUS's own first; ours begin with `x_`, as it asks for. Those of a price list
+/// (`SkuMeter`, `SkuPriceDetails` and the like) hang on a `SkuId`, which nobody here gives.
+pub const COLUMNS: [&str; 31] = [
     "BilledCost",
     "BillingAccountId",
     "BillingAccountName",
@@ -34,8 +35,6 @@ pub const COLUMNS: [&str; 33] = [
     "ResourceId",
     "ServiceCategory",
     "ServiceName",
-    "SkuMeter",
-    "SkuPriceDetails",
     "Tags",
     "x_Basis",
     "x_Estimate",
@@ -44,6 +43,14 @@ pub const COLUMNS: [&str; 33] = [
     "x_WasteCause",
     "x_WasteLevel",
 ];
+
+/// A moment as FOCUS wants it, to the second. A period begins with the second it begins in, and
+/// ends, exclusively, with the second after.
+fn whole_second(moment: UnixNanos, ends: bool) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    let seconds = if ends { moment.0.div_ceil(SECOND) } else { moment.0 / SECOND };
+    UnixNanos(seconds * SECOND).to_string()
+}
 
 const ESTIMATE: &str = "Gemba estimate, not an invoice";
 
@@ -78,8 +85,8 @@ fn row(
             "BilledCost" => "0".to_owned(),
             "BillingAccountId" | "BillingAccountName" => "estimate".to_owned(),
             "BillingCurrency" => "USD".to_owned(),
-            "BillingPeriodEnd" | "ChargePeriodEnd" => end.to_string(),
-            "BillingPeriodStart" | "ChargePeriodStart" => start.to_string(),
+            "BillingPeriodEnd" | "ChargePeriodEnd" => whole_second(end, true),
+            "BillingPeriodStart" | "ChargePeriodStart" => whole_second(start, false),
             "ChargeCategory" => "Usage".to_owned(),
             "ChargeDescription" => format!("{ESTIMATE}: {}: {}", cost.cause, cost.definition),
             "ConsumedQuantity" | "PricingQuantity" => hours.clone(),
@@ -89,7 +96,6 @@ fn row(
             "ResourceId" => device.clone(),
             "ServiceCategory" => "AI and Machine Learning".to_owned(),
             "ServiceName" => "LLM inference".to_owned(),
-            "SkuMeter" => "Device hours".to_owned(),
             "Tags" => tags.to_string(),
             "x_Basis" => cost.basis.to_owned(),
             "x_Estimate" => "true".to_owned(),
@@ -97,9 +103,27 @@ fn row(
             "x_WasteCategory" => cost.muda.to_owned(),
             "x_WasteCause" => cost.cause.to_owned(),
             "x_WasteLevel" => cost.level.to_owned(),
-            // `ChargeClass` is for corrections, `SkuPriceDetails` for a price list: null.
+            // `ChargeClass` is for corrections: null.
             _ => String::new(),
         };
         (column, cell)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_told_in_whole_seconds_and_holds_all_of_it() {
+        for (nanos, begins, ends) in [
+            (0, "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+            (1, "1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z"),
+            (59_999_999_999, "1970-01-01T00:00:59Z", "1970-01-01T00:01:00Z"),
+        ] {
+            let moment = UnixNanos(nanos);
+            assert_eq!(whole_second(moment, false), begins);
+            assert_eq!(whole_second(moment, true), ends);
+        }
+    }
 }

@@ -4,7 +4,8 @@ use askama::Template;
 
 use super::digest;
 use super::geometry::{self, Segment};
-use crate::report::{Comparison, Part};
+use super::spark::{self, Spark};
+use crate::report::{Comparison, HistoryPoint, Part};
 
 /// The page of a comparison.
 #[derive(Template)]
@@ -23,6 +24,10 @@ impl<'a> ComparePage<'a> {
 
     fn stack<'p>(&self, parts: &'p [Part]) -> Vec<Segment<'p>> {
         geometry::stack(parts)
+    }
+
+    fn spark(&self, points: &[HistoryPoint]) -> Spark {
+        spark::line(points)
     }
 
     fn length(&self, share: &f64) -> String {

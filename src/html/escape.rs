@@ -3,7 +3,8 @@
 //! Names and outcomes come from outside. Beside the five characters that HTML gives a meaning,
 //! control characters and the marks that turn the direction of writing are shown by their code
 //! point: a name that ends in a hidden right-to-left override would otherwise rearrange the
-//! figures printed after it.
+//! figures printed after it. And no name can bury the page under itself: of a text that is longer
+//! than any we write, the beginning is shown and how much is not.
 
 use std::fmt::{self, Write};
 
@@ -13,6 +14,7 @@ pub(super) struct Visible;
 
 impl askama::filters::Escaper for Visible {
     fn write_escaped_str<W: Write>(&self, mut dest: W, string: &str) -> fmt::Result {
+        let (string, left_out) = beginning(string);
         let mut plain_from = 0;
         for (at, character) in string.char_indices() {
             let reference = reference(character);
@@ -26,12 +28,27 @@ impl askama::filters::Escaper for Visible {
                 None => write_code_point(&mut dest, character)?,
             }
         }
-        dest.write_str(&string[plain_from..])
+        dest.write_str(&string[plain_from..])?;
+        write_left_out(&mut dest, left_out)
     }
+}
+
+/// Bytes of a text that are shown at most. The longest text of our own is shorter.
+const SHOWN: usize = 1_000;
+
+/// As much of `text` as is shown, and how many bytes are not.
+fn beginning(text: &str) -> (&str, usize) {
+    let end = text.floor_char_boundary(SHOWN);
+    (&text[..end], text.len() - end)
+}
+
+fn write_left_out(dest: &mut impl Write, bytes: usize) -> fmt::Result {
+    if bytes == 0 { Ok(()) } else { write!(dest, "⟨{bytes} bytes more⟩") }
 }
 
 /// `text` with hidden characters shown, for drawings that escape markup on their own.
 pub(super) fn shown(text: &str) -> String {
+    let (text, left_out) = beginning(text);
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if is_hidden(character) {
@@ -41,6 +58,7 @@ pub(super) fn shown(text: &str) -> String {
             shown.push(character);
         }
     }
+    let _ = write_left_out(&mut shown, left_out);
     shown
 }
 
@@ -108,6 +126,19 @@ mod tests {
             assert_eq!(escaped(text), html);
             assert_eq!(escaped(&shown(text)), html);
         }
+    }
+
+    #[test]
+    fn of_a_text_without_end_the_beginning_is_shown() {
+        for text in ["x".repeat(10_000_000), "場".repeat(3_000_000), "<".repeat(9_000)] {
+            let html = escaped(&text);
+            assert!(html.len() < 5 * SHOWN, "{} bytes", html.len());
+            let left_out = text.len() - text.floor_char_boundary(SHOWN);
+            assert!(html.ends_with(&format!("⟨{left_out} bytes more⟩")), "{html}");
+            assert!(shown(&text).ends_with(&format!("⟨{left_out} bytes more⟩")));
+        }
+        let whole = "y".repeat(SHOWN);
+        assert_eq!(escaped(&whole), whole);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod icicle;
 mod memory;
 mod page;
 mod roofline;
+mod spark;
 mod yamazumi;
 
 #[cfg(test)]

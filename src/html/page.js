@@ -190,6 +190,31 @@
     });
   }
 
+  /** Escape puts away where a figure comes from, until the reader points elsewhere. */
+  function tips() {
+    const root = document.documentElement;
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") root.classList.add("tips-off");
+    });
+    ["pointerover", "focusin"].forEach((name) => document.addEventListener(name, (event) => {
+      if (event.target.closest(".from")) root.classList.remove("tips-off");
+    }));
+  }
+
+  /** The sheet alone, on paper of its own size. */
+  function sheet() {
+    const root = document.documentElement;
+    const button = element("button", {
+      type: "button", className: "print-sheet", textContent: "Print this sheet (A3, landscape)",
+    });
+    button.addEventListener("click", () => {
+      root.classList.add("only-sheet");
+      window.print();
+      root.classList.remove("only-sheet");
+    });
+    document.querySelector(".sheet").before(button);
+  }
+
   document.documentElement.classList.add("js");
   tabs();
   ledgers();
@@ -198,4 +223,6 @@
   sorting();
   theme();
   printing();
+  sheet();
+  tips();
 })();

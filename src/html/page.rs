@@ -9,9 +9,9 @@ use super::icicle::{self, Leaf};
 use super::memory::{self, Areas};
 use super::roofline::{self, Drawing};
 use super::yamazumi::{self, YamazumiChart};
-use crate::report::{CourseRow, KernelRow, Ledger, Part, Report, Seal};
+use crate::report::{CourseRow, KernelRow, Ledger, Part, Report, Seal, ValueStream};
 
-/// The page. Every `{{ … }}` of its templates is escaped, but for the drawing of plotters and
+/// The page. Every `{{ … }}` of its templates is escaped, but for drawings made of numbers and
 /// the page's own style and script.
 #[derive(Template)]
 #[template(path = "page.html")]
@@ -90,6 +90,25 @@ impl<'a> Page<'a> {
 
     fn yamazumi(&self) -> Option<YamazumiChart<'a>> {
         yamazumi::chart(&self.report.yamazumi)
+    }
+
+    fn yamazumi_steps(&self) -> Option<YamazumiChart<'a>> {
+        yamazumi::chart(&self.report.yamazumi_steps)
+    }
+
+    fn length(&self, share: &f64) -> String {
+        geometry::length(*share)
+    }
+
+    fn fill(&self, level: &str) -> &'static str {
+        geometry::fill(level)
+    }
+
+    /// The stages of a value stream, each with what is in process there.
+    fn stages<'p>(&self, stream: &'p ValueStream) -> Vec<(Segment<'p>, &'p str)> {
+        let in_process = stream.stages_in_process.iter().map(String::as_str);
+        let in_process = in_process.chain(std::iter::repeat(""));
+        geometry::stack(&stream.parts).into_iter().zip(in_process).collect()
     }
 
     fn memory(&self) -> Option<Areas<'a>> {

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::history::{self, History};
+use super::verified::{self, Verified};
 use super::{LevelWord, Part, Report, Seal, SummaryJson};
 use crate::stat::Summary;
-use crate::unit::Scale;
+use crate::unit::{Scale, UnixNanos};
 use crate::waste::{Account, Books, Cause, Commodity, Level};
 
 /// One run of a comparison.
@@ -23,6 +25,8 @@ pub struct Compared<'a> {
     pub identity: Vec<(&'static str, String)>,
     /// Everything that somebody set.
     pub settings: BTreeMap<String, String>,
+    /// When its log was last written to, which is when it ended.
+    pub ended: Option<UnixNanos>,
 }
 
 /// Several runs side by side.
@@ -34,6 +38,11 @@ pub struct Comparison {
     pub cautions: Vec<String>,
     /// Figures, run by run.
     pub figures: Vec<ComparedFigure>,
+    /// What the first run's books attributed to a cause beside what came off it, one for each
+    /// of the others.
+    pub verified: Vec<Verified>,
+    /// The course of the figures over three runs or more.
+    pub history: Option<History>,
     /// Device time per accepted token by cause, run by run, dearest first.
     pub causes: Vec<ComparedCause>,
     /// Settings in which the runs differ: name and values.
@@ -93,6 +102,8 @@ pub fn compare(runs: &[Compared<'_>]) -> Comparison {
     Comparison {
         runs: runs.iter().map(run).collect(),
         cautions: cautions(runs),
+        verified: verified::verified(runs),
+        history: history::history(runs),
         figures: figures(runs),
         causes: causes(runs),
         settings: settings(runs),
@@ -143,13 +154,21 @@ fn cautions(runs: &[Compared<'_>]) -> Vec<String> {
             all.join(", ")
         ));
     }
+    let differing = settings(runs).len();
+    if differing > 0 {
+        let word = if differing == 1 { "setting" } else { "settings" };
+        cautions.push(format!(
+            "The runs differ in {differing} {word}, listed below: a difference between them is \
+             that of all of these together."
+        ));
+    }
     cautions
 }
 
 /// How a figure is drawn from a run and shown.
-type Drawn = (&'static str, fn(&SummaryJson) -> Option<f64>, fn(f64) -> String);
+pub(super) type Drawn = (&'static str, fn(&SummaryJson) -> Option<f64>, fn(f64) -> String);
 
-fn time(nanos: f64) -> String {
+pub(super) fn time(nanos: f64) -> String {
     Scale::nanos(nanos).show(nanos)
 }
 
@@ -165,7 +184,7 @@ fn per_token(of: &BTreeMap<&'static str, f64>, ledger: &str) -> Option<f64> {
     of.get(ledger).map(|amount| amount / 1e6)
 }
 
-const FIGURES: [Drawn; 15] = [
+pub(super) const FIGURES: [Drawn; 15] = [
     ("Device time per token", |s| per_token(&s.cost_per_million_tokens, "device_time"), time),
     ("of it waste", |s| per_token(&s.waste_per_million_tokens, "device_time"), time),
     (
@@ -216,7 +235,7 @@ fn cells(values: &[Option<f64>], largest: f64, show: fn(f64) -> String) -> Vec<C
 }
 
 /// How much more or less than before.
-fn change(before: f64, after: f64) -> String {
+pub(super) fn change(before: f64, after: f64) -> String {
     if before == after {
         return "±0 %".to_owned();
     }

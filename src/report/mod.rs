@@ -4,27 +4,35 @@
 //! knows no terminal, no HTML, no colour and no run folder. Every number stands twice: raw, for
 //! drawing to scale, and as the text to print.
 
+mod a3;
 mod build;
 mod comparison;
 mod exposition;
+mod history;
 pub mod live;
+mod origin;
 mod records;
 mod summary;
 pub mod telemetry;
+mod verified;
 
 use serde::Serialize;
 
+pub use a3::{A3, A3Cause};
 pub use build::{Findings, build, glossary};
 pub use comparison::{
     Cell, Compared, ComparedCause, ComparedFigure, ComparedRun, Comparison, compare,
 };
 pub use exposition::{Family, Sample, exposition};
+pub use history::{History, HistoryPoint, HistoryRow};
+pub use origin::{ChartOrigins, Origin};
 pub use records::{
     Argument, BenchmarkFacts, BenchmarkRecord, CostRecord, Counter, Figure, Lane, POSTING_COLUMNS,
     Posting, RequestError, RequestRecord, Slice, Statistic, benchmark, costs, kernel_slice, lanes,
     postings, request_records, step_counters, time_slices,
 };
 pub use summary::{CauseJson, LedgerJson, SummaryJson, ledger_json, summary_json};
+pub use verified::{Verified, VerifiedRow};
 
 /// A report of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -43,6 +51,8 @@ pub struct Report {
     pub waterfall: Vec<WaterfallStep>,
     /// Where the time of a token goes, against the time demand leaves for it.
     pub yamazumi: Yamazumi,
+    /// The same by device and kind of step.
+    pub yamazumi_steps: Yamazumi,
     /// Device time by waste, cause, kernel and request.
     pub icicle: Icicle,
     /// When device time went to which cause.
@@ -55,6 +65,8 @@ pub struct Report {
     pub requests: Vec<RequestRow>,
     /// How many requests the run has; `requests` may hold fewer.
     pub requests_total: u64,
+    /// All requests that are not in `requests`, together.
+    pub requests_rest: Option<RequestsRest>,
     /// Every kernel.
     pub kernels: Vec<KernelRow>,
     /// The roofs of the machine and where the kernels stand under them.
@@ -71,6 +83,10 @@ pub struct Report {
     pub glossary: Vec<GlossaryEntry>,
     /// The command that prints the ledger of this run.
     pub reproduce: String,
+    /// The whole of it on one sheet.
+    pub a3: A3,
+    /// Where the figures of the charts come from.
+    pub origins: ChartOrigins,
 }
 
 /// The seal of the books.
@@ -110,6 +126,8 @@ pub struct Tile {
     pub value: String,
     /// What it means, in a line.
     pub note: String,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 /// `value`, `necessary` or `waste`: how a part is coloured.
@@ -124,6 +142,8 @@ pub struct Ledger {
     pub name: String,
     /// All of it, as text.
     pub total: String,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Value, necessary and waste, in this order.
     pub levels: Vec<Part>,
     /// Causes by amount, largest first. A cause with two levels stands twice.
@@ -191,6 +211,8 @@ pub struct WaterfallStep {
     pub text: String,
     /// What it consists of.
     pub note: String,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 /// Stacked bars per token, with the takt line.
@@ -301,6 +323,8 @@ pub struct LatencyRow {
     pub figures: [String; 5],
     /// How many values.
     pub count: String,
+    /// Where they come from.
+    pub origin: Origin,
 }
 
 /// The stream of an average request of a class.
@@ -316,6 +340,10 @@ pub struct ValueStream {
     pub work_in_process: String,
     /// Its parts in order: waiting, preparing, serving.
     pub parts: Vec<Part>,
+    /// Mean number of requests in each part, as text.
+    pub stages_in_process: Vec<String>,
+    /// Share of lead time that is value, as text.
+    pub value_added: String,
 }
 
 /// One request.
@@ -338,6 +366,23 @@ pub struct RequestRow {
     /// Device time it paid for, in nanoseconds.
     pub paid_nanos: f64,
     /// Where its lead time went.
+    pub parts: Vec<Part>,
+}
+
+/// Requests that have no row of their own, together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RequestsRest {
+    /// How many.
+    pub count: u64,
+    /// Their prompt, cached and output tokens.
+    pub tokens: [u64; 3],
+    /// How many ended in which way, most frequent first, as text.
+    pub outcomes: String,
+    /// Their mean lead time, as text.
+    pub lead: String,
+    /// Device time they paid for in all, as text.
+    pub paid: String,
+    /// Where their lead time went.
     pub parts: Vec<Part>,
 }
 

@@ -7,6 +7,7 @@ use super::course::Course;
 use super::journal::Journal;
 use super::kernel::{Bench, BrokenCeilings, Costing};
 use super::muda_map::MudaMap;
+use super::phases::Phases;
 use super::posting::{Account, Commodity, Key};
 use super::projection::KernelTotals;
 use super::timeline::{Recorded, Timeline};
@@ -52,6 +53,7 @@ pub struct Books {
     kernels: Vec<KernelTotals>,
     names: Vec<String>,
     course: Course,
+    phases: Phases,
 }
 
 impl Books {
@@ -73,11 +75,11 @@ impl Books {
         let headroom = headroom::reclassify(run, &mut books);
         derived::money(run, &mut books);
         derived::energy(run, walked.busy, &mut books);
-        let Walked { broken, kernels, mut course, .. } = walked;
+        let Walked { broken, kernels, mut course, phases, .. } = walked;
         let place = |cause: Cause| (cause, cause.entry().level);
         course.reclassify(place(Cause::NoDemand), place(Cause::SloHeadroom), headroom);
         let (map, names) = (options.muda_map.clone(), run.kernels.clone());
-        Ok(Self { books, map, by_step, broken, kernels, names, course })
+        Ok(Self { books, map, by_step, broken, kernels, names, course, phases })
     }
 
     /// The commodities that have a book, in the order of reports.
@@ -153,6 +155,12 @@ impl Books {
         &self.course
     }
 
+    /// In which kind of step device time went.
+    #[must_use]
+    pub const fn phases(&self) -> &Phases {
+        &self.phases
+    }
+
     /// Floors that were longer than what they bound.
     #[must_use]
     pub const fn broken_ceilings(&self) -> BrokenCeilings {
@@ -167,6 +175,7 @@ struct Walked {
     broken: BrokenCeilings,
     kernels: Vec<KernelTotals>,
     course: Course,
+    phases: Phases,
 }
 
 /// Books device time and bytes.
@@ -205,7 +214,9 @@ fn device_time(
     let mut walked = Walked::default();
     for (_, walker) in walkers {
         let (journal, bench, busy) = walker.finish();
-        walked.course.add(journal.finish(books));
+        let (course, phases) = journal.finish(books);
+        walked.course.add(course);
+        walked.phases.add(phases);
         walked.broken.launches += bench.broken.launches;
         walked.broken.nanos += bench.broken.nanos;
         walked.busy += busy;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::course::{Course, Slicer};
+use super::phases::{Phases, Sorter};
 use super::posting::{Account, Commodity, Key};
 use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
@@ -83,6 +84,7 @@ pub(super) struct Journal {
     touched: Vec<(Slot, usize)>,
     books: HashMap<Commodity, Book<Key>>,
     slicer: Slicer,
+    sorter: Sorter,
 }
 
 impl Journal {
@@ -98,6 +100,7 @@ impl Journal {
             touched: Vec::new(),
             books: HashMap::new(),
             slicer: Slicer::new(window),
+            sorter: Sorter::default(),
         }
     }
 
@@ -108,8 +111,9 @@ impl Journal {
         self.books.entry(commodity).or_default().post(key, amount);
     }
 
-    /// Empties everything into `books`; gives the course of device time.
-    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) -> Course {
+    /// Empties everything into `books`; gives the course of device time, and in which kind of
+    /// step it went.
+    pub(super) fn finish(mut self, books: &mut HashMap<Commodity, Book<Key>>) -> (Course, Phases) {
         self.end_step(None);
         let mut postings: HashMap<Commodity, Vec<(Key, u128)>> = HashMap::new();
         for (commodity, book) in &self.books {
@@ -140,7 +144,7 @@ impl Journal {
         for (commodity, postings) in postings {
             books.entry(commodity).or_default().post_all(postings);
         }
-        self.slicer.finish(&self.accounts)
+        (self.slicer.finish(&self.accounts), self.sorter.finish(self.device, &self.accounts))
     }
 }
 
@@ -187,6 +191,15 @@ impl Sink for Journal {
         }
         amounts[number] += amount;
         self.slicer.post(number, amount);
+        self.sorter.post(number, amount);
+    }
+
+    fn opening(&mut self, step: &Step, _rows: &[Row]) {
+        self.sorter.visit(step);
+    }
+
+    fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {
+        self.sorter.open();
     }
 
     fn turn(&mut self, at: u64) {
@@ -199,6 +212,7 @@ impl Sink for Journal {
 
     /// Where books are kept by step, what was posted goes to the step's accounts.
     fn end_step(&mut self, step: Option<u64>) {
+        self.sorter.close();
         for (slot, number) in std::mem::take(&mut self.touched) {
             self.enter(slot, number, step);
         }

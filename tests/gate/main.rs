@@ -7,6 +7,7 @@ mod made;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use made::Made;
 use serde_json::Value;
@@ -144,6 +145,39 @@ fn a_pair_is_run_in_turns_until_it_is_clear() {
     assert_eq!(regression.status.code(), Some(1), "{}", text(&regression.stderr));
     assert!(at("kept").join("005-candidate/run.json").is_file());
     assert!(text(&regression.stderr).contains("look 1 of 7, 6 pairs: regression"));
+}
+
+/// Ctrl-C and SIGTERM reach the command that runs, and nothing is left behind.
+#[test]
+fn a_gate_that_is_interrupted_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for signal in ["INT", "TERM"] {
+        let (temporary, pid) = (dir.path().join(signal), dir.path().join(format!("{signal}.pid")));
+        fs::create_dir(&temporary).unwrap();
+        let slow = format!("mkdir {{out}}; echo $$ > {}; sleep 60", word(&pid));
+        let child = command(&["--pair", &slow, &slow])
+            .env("TMPDIR", &temporary)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let began = || fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'));
+        while !began() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 1, "the folder of the runs");
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{signal}: {err}");
+        assert!(err.contains("run the pairs: interrupted by a signal"), "{err}");
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal}");
+        let shell = fs::read_to_string(&pid).unwrap();
+        let alive = format!("kill -0 {} 2>&-", shell.trim());
+        assert!(!Command::new("sh").args(["-c", &alive]).status().unwrap().success(), "{signal}");
+    }
 }
 
 #[test]

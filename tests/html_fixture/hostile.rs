@@ -1,8 +1,10 @@
 //! A report that means harm.
 
 use gemba::report::{
-    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
-    MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile, ValueStream,
+    A3, A3Cause, CauseRow, Cell, ChartOrigins, ComparedCause, ComparedFigure, ComparedRun,
+    Comparison, Course, CourseRow, GlossaryEntry, History, HistoryPoint, HistoryRow, Icicle,
+    IcicleNode, KernelRow, LatencyRow, Ledger, MemoryChart, Origin, Part, Report, RequestRow,
+    RequestsRest, Roofline, Seal, SealRow, Stretch, Tile, ValueStream, Verified, VerifiedRow,
     WaterfallStep, Yamazumi, YamazumiBar,
 };
 
@@ -43,11 +45,12 @@ pub fn report() -> Report {
             unattributed: evil(),
             unattributed_within_limit: false,
         },
-        tiles: vec![Tile { label: evil(), value: evil(), note: evil() }],
+        tiles: vec![Tile { label: evil(), value: evil(), note: evil(), origin: origin() }],
         ledgers: vec![Ledger {
             commodity: evil(),
             name: evil(),
             total: evil(),
+            origin: origin(),
             levels: vec![part(); 3],
             causes: vec![cause; 2],
         }],
@@ -59,13 +62,10 @@ pub fn report() -> Report {
             level: TEXT,
             text: evil(),
             note: evil(),
+            origin: origin(),
         }],
-        yamazumi: Yamazumi {
-            bars: vec![YamazumiBar { label: evil(), nanos: [1e6; 3], text: evil() }],
-            takt: Some(1e6),
-            takt_text: evil(),
-            top: 3e6,
-        },
+        yamazumi: piles(),
+        yamazumi_steps: piles(),
         icicle: Icicle {
             rows: vec![evil(); 2],
             nodes: vec![IcicleNode {
@@ -98,6 +98,7 @@ pub fn report() -> Report {
             definition: TEXT,
             figures: std::array::from_fn(|_| evil()),
             count: evil(),
+            origin: origin(),
         }],
         value_streams: vec![ValueStream {
             class: evil(),
@@ -105,6 +106,8 @@ pub fn report() -> Report {
             lead: evil(),
             work_in_process: evil(),
             parts: vec![part()],
+            stages_in_process: vec![evil()],
+            value_added: evil(),
         }],
         requests: vec![RequestRow {
             request: 1,
@@ -118,6 +121,14 @@ pub fn report() -> Report {
             parts: vec![part()],
         }],
         requests_total: 1,
+        requests_rest: Some(RequestsRest {
+            count: 1,
+            tokens: [1; 3],
+            outcomes: evil(),
+            lead: evil(),
+            paid: evil(),
+            parts: vec![part()],
+        }),
         kernels: vec![KernelRow {
             name: evil(),
             launches: 1,
@@ -149,5 +160,99 @@ pub fn report() -> Report {
             verified_only: true,
         }],
         reproduce: evil(),
+        origins: ChartOrigins {
+            icicle: origin(),
+            course: origin(),
+            yamazumi: origin(),
+            value_streams: origin(),
+            requests: origin(),
+            kernels: origin(),
+            memory: origin(),
+        },
+        a3: A3 {
+            theme: evil(),
+            background: vec![evil()],
+            levels: vec![part(); 3],
+            current: vec![(evil(), evil(), evil())],
+            causes: vec![A3Cause {
+                code: evil(),
+                muda: TEXT,
+                level: TEXT,
+                share: 0.5,
+                text: evil(),
+                percent: evil(),
+                definition: TEXT,
+                mostly: evil(),
+                countermeasure: TEXT,
+                at_most: evil(),
+            }],
+            other_waste: evil(),
+            effect: vec![evil()],
+            follow_up: pairs(),
+        },
+    }
+}
+
+fn origin() -> Origin {
+    Origin::new(TEXT, TEXT, TEXT)
+}
+
+fn piles() -> Yamazumi {
+    let evil = || TEXT.to_owned();
+    Yamazumi {
+        bars: vec![YamazumiBar { label: evil(), nanos: [1e6; 3], text: evil() }],
+        takt: Some(1e6),
+        takt_text: evil(),
+        top: 3e6,
+    }
+}
+
+/// A comparison with [`TEXT`] in every place that holds text.
+pub fn comparison() -> Comparison {
+    let evil = || TEXT.to_owned();
+    let cell = || Cell { text: evil(), change: evil(), share: 0.5 };
+    let verified = || VerifiedRow {
+        code: evil(),
+        level: TEXT,
+        attributed: evil(),
+        attributed_share: 0.5,
+        left_share: f64::INFINITY,
+        off: evil(),
+        grew: true,
+        of_attributed: evil(),
+    };
+    let run = || {
+        let report = report();
+        ComparedRun {
+            name: evil(),
+            title: evil(),
+            levels: report.ledgers[0].levels.clone(),
+            seal: report.seal,
+            reproduce: evil(),
+        }
+    };
+    Comparison {
+        runs: vec![run(), run()],
+        cautions: vec![evil()],
+        verified: vec![Verified {
+            before: evil(),
+            after: evil(),
+            doubts: vec![evil()],
+            same_settings: true,
+            rows: vec![verified(), verified()],
+            sum: verified(),
+        }],
+        history: Some(History {
+            runs: vec![(evil(), evil())],
+            by_time: true,
+            rows: vec![HistoryRow {
+                label: TEXT,
+                points: vec![HistoryPoint { height: Some(f64::NAN), text: evil() }],
+                change: evil(),
+            }],
+        }),
+        figures: vec![ComparedFigure { label: TEXT, cells: vec![cell(), cell()] }],
+        causes: vec![ComparedCause { code: TEXT, level: TEXT, cells: vec![cell(), cell()] }],
+        settings: vec![(evil(), vec![evil(), evil()])],
     }
 }

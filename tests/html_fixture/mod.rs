@@ -2,12 +2,13 @@
 
 #![expect(clippy::expect_used, reason = "a test may stop at a cause that does not exist")]
 
+mod charts;
 pub mod hostile;
 
 use gemba::report::{
-    CauseRow, Course, CourseRow, GlossaryEntry, Icicle, IcicleNode, KernelRow, LatencyRow, Ledger,
-    LevelWord, MemoryChart, Part, Report, RequestRow, Roofline, Seal, SealRow, Stretch, Tile,
-    ValueStream, WaterfallStep, Yamazumi, YamazumiBar,
+    CauseRow, ChartOrigins, GlossaryEntry, KernelRow, LatencyRow, Ledger, LevelWord, MemoryChart,
+    Origin, Part, Report, RequestRow, RequestsRest, Roofline, Seal, SealRow, Tile, ValueStream,
+    WaterfallStep,
 };
 use gemba::unit::{Scale, grouped};
 use gemba::waste::{CAUSES, Cause};
@@ -81,6 +82,7 @@ fn ledger(
         commodity: commodity.to_owned(),
         name: name.to_owned(),
         total: show(total),
+        origin: origin(),
         levels: levels.to_vec(),
         causes,
     }
@@ -249,29 +251,10 @@ fn waterfall() -> Vec<WaterfallStep> {
             level,
             text: nanos((to - from) * 1e9),
             note: note.to_owned(),
+            origin: origin(),
         }
     };
     steps.into_iter().map(step).collect()
-}
-
-fn yamazumi() -> Yamazumi {
-    let bar = |label: &str, ms: [f64; 3]| YamazumiBar {
-        label: label.to_owned(),
-        nanos: ms.map(|x| x * 1e6),
-        text: nanos(ms.iter().sum::<f64>() * 1e6),
-    };
-    Yamazumi {
-        bars: vec![
-            bar("Matrix products", [0.78, 0.90, 1.62]),
-            bar("Attention", [0.05, 0.12, 0.31]),
-            bar("Other kernels", [0.0, 0.02, 0.09]),
-            bar("Gaps, host, recording", [0.0, 0.12, 0.11]),
-            bar("Waiting", [0.0, 0.12, 1.00]),
-        ],
-        takt: Some(2.6e6),
-        takt_text: "2.60 ms".to_owned(),
-        top: 3.3e6,
-    }
 }
 
 fn stages(lead: f64, shares: &[(&str, LevelWord, f64)]) -> Vec<Part> {
@@ -297,6 +280,8 @@ fn value_streams() -> Vec<ValueStream> {
         lead: nanos(lead),
         work_in_process: wip.to_owned(),
         parts: stages(lead, &STREAM),
+        stages_in_process: STREAM.iter().map(|s| format!("{:.2}", s.2 * 14.42)).collect(),
+        value_added: "13.0 %".to_owned(),
     };
     classes.into_iter().map(stream).collect()
 }
@@ -413,6 +398,7 @@ fn tiles() -> Vec<Tile> {
         label: label.to_owned(),
         value: value.to_owned(),
         note: note.to_owned(),
+        origin: origin(),
     })
     .collect()
 }
@@ -434,6 +420,7 @@ pub fn realistic() -> Report {
         definition,
         figures: p.map(|x| nanos(x * 1e6)),
         count: grouped(count.into()),
+        origin: origin(),
     };
     let ledgers = ledgers();
     let seal_row = |ledger: &Ledger| SealRow {
@@ -455,9 +442,10 @@ pub fn realistic() -> Report {
         tiles: tiles(),
         ledgers,
         waterfall: waterfall(),
-        yamazumi: yamazumi(),
-        icicle: icicle(),
-        course: course(),
+        yamazumi: charts::yamazumi(),
+        yamazumi_steps: charts::yamazumi_steps(),
+        icicle: charts::icicle(),
+        course: charts::course(),
         latencies: vec![
             row("TTFT", "arrival to first token", [640.0, 2900.0, 4810.0, 1120.0, 5030.0], 241),
             row(
@@ -473,6 +461,14 @@ pub fn realistic() -> Report {
         value_streams: value_streams(),
         requests: requests(),
         requests_total: 243,
+        requests_rest: Some(RequestsRest {
+            count: 203,
+            tokens: [88_211, 12_030, 21_900],
+            outcomes: "202 completed, 1 timeout".to_owned(),
+            lead: nanos(2.9e9),
+            paid: nanos(18.4e9),
+            parts: stages(2.9e9, &STREAM),
+        }),
         kernels: kernels(),
         roofline: Roofline {
             read_bytes_per_s: 24.1e9,
@@ -518,7 +514,21 @@ pub fn realistic() -> Report {
         ]),
         glossary: glossary(),
         reproduce: "gemba ledger runs/azure-code-static".to_owned(),
+        a3: charts::a3(),
+        origins: ChartOrigins {
+            icicle: origin(),
+            course: origin(),
+            yamazumi: origin(),
+            value_streams: origin(),
+            requests: origin(),
+            kernels: origin(),
+            memory: origin(),
+        },
     }
+}
+
+fn origin() -> Origin {
+    Origin::new("device time at level waste ÷ all device time", "launches, steps", "device_time")
 }
 
 fn glossary() -> Vec<GlossaryEntry> {
@@ -533,61 +543,4 @@ fn glossary() -> Vec<GlossaryEntry> {
             verified_only: entry.verified_only,
         })
         .collect()
-}
-
-fn icicle() -> Icicle {
-    let node = |depth, label: &str, from: f64, to: f64, level| IcicleNode {
-        label: label.to_owned(),
-        depth,
-        from,
-        to,
-        level,
-        text: nanos((to - from) * 50.9e9),
-        percent: percent(to - from),
-    };
-    let rows = ["ledger", "muda", "cause", "kernel", "request"].map(str::to_owned);
-    Icicle {
-        rows: rows.into(),
-        nodes: vec![
-            node(0, "Device time", 0.0, 1.0, "waste"),
-            node(1, "waiting", 0.0, 0.38, "waste"),
-            node(2, "no_demand", 0.0, 0.3, "waste"),
-            node(2, "batch_fill", 0.3, 0.38, "waste"),
-            node(1, "overproduction", 0.38, 0.62, "waste"),
-            node(2, "padding", 0.38, 0.62, "waste"),
-            node(3, "gate_up", 0.38, 0.52, "waste"),
-            node(4, "request 17", 0.38, 0.39, "waste"),
-            node(4, "242 more", 0.39, 0.52, "waste"),
-            node(3, "down", 0.52, 0.62, "waste"),
-            node(1, "transportation", 0.62, 0.9, "necessary"),
-            node(2, "weight_streaming", 0.62, 0.88, "necessary"),
-            node(1, "value", 0.9, 1.0, "value"),
-        ],
-    }
-}
-
-fn course() -> Course {
-    let row = |code: &str, level, share: f64, stretches: &[(f64, f64, u8)]| CourseRow {
-        code: code.to_owned(),
-        level,
-        text: nanos(share * 50.9e9),
-        percent: percent(share),
-        peak: "61.2 % at 12.7 s".to_owned(),
-        stretches: stretches.iter().map(|&(from, to, shade)| Stretch { from, to, shade }).collect(),
-    };
-    let ticks = [(0.0, "0 s"), (0.25, "13 s"), (0.5, "25 s"), (0.75, "38 s"), (1.0, "51 s")];
-    let shades = ["up to 1 %", "up to 5 %", "up to 20 %", "up to 50 %", "more than 50 %"];
-    Course {
-        slices: 60,
-        slice: "848 ms".to_owned(),
-        shades: shades.map(str::to_owned).into(),
-        ticks: ticks.map(|(at, text)| (at, text.to_owned())).into(),
-        rows: vec![
-            row("no_demand", "waste", 0.3, &[(0.1, 0.2, 5), (0.2, 0.3, 3), (0.8, 1.0, 5)]),
-            row("weight_streaming", "necessary", 0.26, &[(0.0, 0.1, 4), (0.2, 0.8, 4)]),
-            row("padding", "waste", 0.24, &[(0.0, 0.1, 3), (0.25, 0.6, 4), (0.6, 0.8, 2)]),
-            row("value.decode", "value", 0.1, &[(0.0, 0.1, 2), (0.2, 0.8, 3)]),
-        ],
-        left_out: "5 smaller ones are left out, 0.2 % in all".to_owned(),
-    }
 }

@@ -1,5 +1,6 @@
 //! `gemba gate`: holds a candidate against a baseline, from run folders or by running both.
 
+mod child;
 mod folders;
 mod pair;
 mod read;

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::read::evidence;
-use super::{Failure, NO_HINT};
+use super::{Failure, NO_HINT, child};
 use crate::gate::{
     Allowed, Evidence, GateReport, Policy, Round, SelfTest, Verdict, comparable, judge, self_test,
 };
@@ -120,6 +121,8 @@ impl Pairs {
 struct Maker {
     folder: PathBuf,
     keep: bool,
+    /// Set by Ctrl-C and SIGTERM.
+    stop: Arc<AtomicBool>,
 }
 
 impl Maker {
@@ -131,33 +134,35 @@ impl Maker {
                 (std::env::temp_dir().join(name), false)
             }
         };
+        // Before there is a folder to leave behind.
+        let stop = child::stop_flag()
+            .map_err(|error| Failure::new(format!("listen for signals: {error}"), NO_HINT))?;
         std::fs::create_dir_all(&folder)
             .and_then(|()| folder.canonicalize())
-            .map(|folder| Self { folder, keep })
+            .map(|folder| Self { folder, keep, stop })
             .map_err(|error| Failure::new(format!("create a folder for runs: {error}"), NO_HINT))
     }
 
     fn make(&mut self, name: &str, command: &str) -> Result<Evidence, Failure> {
         let out = self.folder.join(name);
         let line = command.replace(OUT, &quoted(&out.display().to_string()));
-        let output = Command::new("sh")
-            .args(["-c", &line])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .output()
+        let ended = child::run(&line, &self.stop)
             .map_err(|error| Failure::new(format!("run {line:?}: {error}"), NO_HINT))?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let Some((status, said)) = ended else {
+            let hint = "nothing was decided, and what the runs left is removed";
+            let hint = (!self.keep).then_some(hint);
+            return Err(Failure::new("run the pairs: interrupted by a signal", hint));
+        };
         let left = out.join("run.json").is_file();
         let evidence = if left { Some(evidence(&out)?) } else { None };
         // A run with broken books ends with 1, and one whose device failed with 2: it is for
         // the gate to say so.
         let judged = |evidence: &Evidence| {
-            matches!(output.status.code(), Some(0 | 1)) || evidence.summary.status == "failed"
+            matches!(status.code(), Some(0 | 1)) || evidence.summary.status == "failed"
         };
         let Some(evidence) = evidence.filter(judged) else {
             let left = if left { "a" } else { "no" };
-            let end = format!("{} and left {left} run folder", output.status);
+            let end = format!("{status} and left {left} run folder");
             let said = tail(&said);
             let hint = (!said.is_empty()).then(|| format!("it said: {said}"));
             return Err(Failure::new(format!("run {line:?}: it ended with {end}"), hint));

@@ -1,10 +1,11 @@
 //! Waterfall, yamazumi and memory chart.
 
+use std::collections::BTreeMap;
+
 use super::super::{MemoryChart, WaterfallStep, Yamazumi, YamazumiBar};
-use super::Findings;
-use super::ledgers;
+use super::{Findings, ledgers, origins};
 use crate::unit::{Bytes, Scale, si_bytes};
-use crate::waste::{Account, Books, Cause, Commodity, Ladder, Level, MemoryMoment, Muda};
+use crate::waste::{Account, Books, Cause, Commodity, Ladder, Level, MemoryMoment, Muda, StepKind};
 
 /// Device time from all of it down to value.
 pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
@@ -31,6 +32,7 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
             level: if i + 1 == sums.len() { "value" } else { "necessary" },
             text: text(amount),
             note: note.to_owned(),
+            origin: origins::waterfall(label, true),
         });
         let Some((next, label)) = sums.get(i + 1).zip(losses.get(i)) else { continue };
         let lost = amount - next.1;
@@ -42,6 +44,7 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
             level: prevailing_level(books, i).code(),
             text: text(lost),
             note: largest_causes(books, i),
+            origin: origins::waterfall(label, false),
         });
     }
     steps
@@ -100,6 +103,75 @@ fn largest_causes(books: &Books, lost_at: usize) -> String {
     causes.iter().take(3).map(text).collect::<Vec<_>>().join(", ")
 }
 
+/// Up to so many devices have bars for their steps; of more, each has one bar.
+const DEVICES_IN_FULL: usize = 2;
+
+/// Bars per accepted token: of each device its kinds of step, what passed in none, and all of it,
+/// which is what the takt stands against.
+pub(super) fn yamazumi_steps(findings: &Findings<'_>) -> Yamazumi {
+    let tokens = findings.headline.counts.accepted_tokens;
+    if tokens == 0 {
+        return Yamazumi::default();
+    }
+    let books = findings.books;
+    let mut devices: BTreeMap<u16, [u128; 3]> = BTreeMap::new();
+    for (key, amount) in books.postings(Commodity::DeviceTime) {
+        let levels = devices.entry(key.device.unwrap_or_default()).or_default();
+        levels[books.level(&key.account) as usize] += amount;
+    }
+    let full = devices.len() <= DEVICES_IN_FULL;
+    let bar = |label: String, nanos: [u128; 3]| bar(label, nanos, tokens);
+    let mut bars = Vec::new();
+    for (device, all) in &devices {
+        let name = |what: &str| match devices.len() {
+            1 => what.to_owned(),
+            _ => format!("{device}: {what}"),
+        };
+        let mut outside = *all;
+        for kind in StepKind::ALL {
+            let mut levels = [0; 3];
+            for (account, amount) in books.phases().of(*device, kind) {
+                levels[books.level(account) as usize] += amount;
+            }
+            for (left, taken) in outside.iter_mut().zip(levels) {
+                *left -= taken;
+            }
+            if full && levels.iter().sum::<u128>() > 0 {
+                bars.push(bar(name(steps_of(kind)), levels));
+            }
+        }
+        if full {
+            bars.push(bar(name("In no step"), outside));
+        }
+        bars.push(bar(name("All"), *all));
+    }
+    piled(bars, findings.takt_nanos)
+}
+
+const fn steps_of(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Prefill => "Prefill steps",
+        StepKind::Mixed => "Mixed steps",
+        StepKind::Decode => "Decode steps",
+    }
+}
+
+fn bar(label: String, nanos: [u128; 3], tokens: u64) -> YamazumiBar {
+    let per_token = |amount: u128| amount as f64 / tokens as f64;
+    let sum = per_token(nanos.iter().sum());
+    YamazumiBar { label, nanos: nanos.map(per_token), text: Scale::nanos(sum).show(sum) }
+}
+
+fn piled(bars: Vec<YamazumiBar>, takt: Option<f64>) -> Yamazumi {
+    let highest = bars.iter().map(|bar| bar.nanos.iter().sum()).fold(0.0, f64::max);
+    Yamazumi {
+        bars,
+        takt,
+        takt_text: takt.map_or_else(String::new, |takt| Scale::nanos(takt).show(takt)),
+        top: highest.max(takt.unwrap_or(0.0)),
+    }
+}
+
 /// Bars per accepted token: each kind of kernel, gaps and host, waiting.
 pub(super) fn yamazumi(findings: &Findings<'_>) -> Yamazumi {
     let tokens = findings.headline.counts.accepted_tokens;
@@ -123,24 +195,9 @@ pub(super) fn yamazumi(findings: &Findings<'_>) -> Yamazumi {
         let level = findings.books.level(&key.account) as usize;
         nanos[kind(&key.account)][level] += amount;
     }
-    let per_token = |amount: u128| amount as f64 / tokens as f64;
-    let bar = |(label, nanos): (&str, [u128; 3])| {
-        let sum = per_token(nanos.iter().sum());
-        YamazumiBar {
-            label: label.to_owned(),
-            nanos: nanos.map(per_token),
-            text: Scale::nanos(sum).show(sum),
-        }
-    };
-    let bars: Vec<YamazumiBar> = labels.into_iter().zip(nanos).map(bar).collect();
-    let highest = bars.iter().map(|bar| bar.nanos.iter().sum()).fold(0.0, f64::max);
-    let takt = findings.takt_nanos;
-    Yamazumi {
-        bars,
-        takt,
-        takt_text: takt.map_or_else(String::new, |takt| Scale::nanos(takt).show(takt)),
-        top: highest.max(takt.unwrap_or(0.0)),
-    }
+    let bars = labels.into_iter().zip(nanos);
+    let bars = bars.map(|(label, nanos)| bar(label.to_owned(), nanos, tokens)).collect();
+    piled(bars, findings.takt_nanos)
 }
 
 pub(super) fn memory(findings: &Findings<'_>) -> MemoryChart {

@@ -120,6 +120,7 @@ pub(in crate::report) fn lay_out(
         commodity: commodity.code().to_owned(),
         name: name(commodity).to_owned(),
         total: amount(commodity, total),
+        origin: super::origins::ledger(commodity),
         levels,
         causes: rows.into_iter().map(row).collect(),
     }

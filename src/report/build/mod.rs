@@ -1,9 +1,11 @@
 //! From books and projections to a report.
 
+mod a3;
 mod charts;
 mod course;
 mod icicle;
 pub(super) mod ledgers;
+pub(super) mod origins;
 pub(super) mod tables;
 
 use super::{GlossaryEntry, Report, Seal, SealRow, Tile};
@@ -54,19 +56,24 @@ pub struct Findings<'a> {
 #[must_use]
 pub fn build(findings: Findings<'_>) -> Report {
     let ledgers = ledgers::all(findings.books);
+    let a3 = a3::a3(&findings, &ledgers);
     Report {
         seal: seal(&findings),
         tiles: tiles(&findings),
         waterfall: charts::waterfall(findings.books, &findings.headline.ladder),
         yamazumi: charts::yamazumi(&findings),
+        yamazumi_steps: charts::yamazumi_steps(&findings),
         icicle: icicle::icicle(&findings),
         course: course::course(findings.books),
         latencies: tables::latencies(findings.latency),
         value_streams: tables::value_streams(&findings),
         requests: tables::requests(findings.requests),
         requests_total: findings.requests.len() as u64,
+        requests_rest: tables::requests_rest(findings.requests),
         kernels: tables::kernels(findings.books.kernels()),
         memory: charts::memory(&findings),
+        a3,
+        origins: origins::charts(),
         cautions: cautions(&findings),
         method: method(&findings),
         glossary: glossary(),
@@ -110,8 +117,12 @@ fn seal(findings: &Findings<'_>) -> Seal {
 fn tiles(findings: &Findings<'_>) -> Vec<Tile> {
     let (headline, books) = (findings.headline, findings.books);
     let (ladder, counts) = (headline.ladder, headline.counts);
-    let tile =
-        |label: &str, value: String, note: String| Tile { label: label.to_owned(), value, note };
+    let tile = |label: &str, value: String, note: String| Tile {
+        label: label.to_owned(),
+        value,
+        note,
+        origin: origins::tile(label),
+    };
     let waste = books.sum(Commodity::DeviceTime, |a| books.level(a) == Level::Waste);
     let waste = Share::new(waste as i128, ladder.total);
     let seconds = findings.window_nanos as f64 / 1e9;
@@ -188,7 +199,7 @@ fn cost_tile(findings: &Findings<'_>) -> Tile {
             format!("device time per million accepted tokens; {} of it wasted", time(true)),
         ),
     };
-    Tile { label: "Cost".to_owned(), value, note }
+    Tile { label: "Cost".to_owned(), value, note, origin: origins::tile("Cost") }
 }
 
 fn cautions(findings: &Findings<'_>) -> Vec<String> {
