@@ -346,6 +346,39 @@ fn what_cannot_be_run_is_said_and_leaves_nothing() {
     assert!(text(&none.stderr).contains("hint: `gemba run` writes such a folder"));
 }
 
+/// Each would change nothing, or leave nothing to do.
+#[test]
+fn flags_that_make_no_sense_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path(), "run");
+    for (words, expected) in [
+        (&["run", "--threads", "0"][..], "set --threads: expected 1 to 1024, found 0"),
+        (&["serve", "--threads", "0"], "set --threads: expected 1 to 1024, found 0"),
+        (&["serve", "--max-connections", "0"], "set --max-connections: expected at least 1"),
+        (&["serve", "--max-body-bytes", "0"], "set --max-body-bytes: expected at least 1"),
+        (&["serve", "--max-model-len", "0"], "set --max-model-len: expected at least 1"),
+        (&["serve", "--stall-timeout", "-1"], "set --stall-timeout: expected 0.001 to 1e9"),
+        (&["serve", "--goodput", "ttft:0"], "milliseconds above 0, as in ttft:200, found ttft:0"),
+        (&["run", "--goodput", "tpot:0"], "found tpot:0"),
+        (&["run", "--device", "cpu:1"], "open device cpu:1: expected cpu or cuda[:N]"),
+        (&["run", "--speedup", "-1"], "expected a speed-up from 1e-6 to 1e9, found -1"),
+        (&["run", "--request-rate", "inf", "--burstiness", "2"], "that has gaps, found inf"),
+        (
+            &["run", "--request-rate", "2", "--arrival-pattern", "poisson", "--burstiness", "2"],
+            "--burstiness with --arrival-pattern gamma only",
+        ),
+    ] {
+        let output = output(&[words, &["--output-dir", &folder]].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.starts_with("error: failed to "), "{words:?}: {said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+        let other = if words[0] == "run" { "gemba serve --help" } else { "gemba run --help" };
+        assert!(!said.contains(other), "{words:?}: {said}");
+        assert!(!Path::new(&folder).exists(), "{words:?} left something behind");
+    }
+}
+
 #[test]
 fn a_device_that_cannot_be_opened_is_refused_with_a_hint() {
     for command in ["run", "bench", "serve"] {

@@ -101,25 +101,31 @@ pub struct ReadArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct ReplayArgs {
     /// Replay so many times faster than recorded
-    #[arg(long, value_name = "X", conflicts_with = "request_rate")]
+    #[arg(long, value_name = "X", conflicts_with = "request_rate", allow_negative_numbers = true)]
     pub speedup: Option<f64>,
     /// Start so many seconds into the recording
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub start_offset: Option<f64>,
     /// At most so many requests
     #[arg(long, value_name = "N", alias = "num-prompts", alias = "request-count")]
     pub num_requests: Option<usize>,
     /// Only what arrives in the first so many seconds of the replay
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub duration: Option<f64>,
     /// Draw arrivals anew, at so many requests a second; inf is all at once
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub request_rate: Option<f64>,
     /// How arrivals are drawn [default: as recorded; poisson with --request-rate]
     #[arg(long, value_enum, alias = "request-rate-mode")]
     pub arrival_pattern: Option<ArrivalPattern>,
     /// Shape of the gamma pattern: 1 is Poisson, less is burstier
-    #[arg(long, value_name = "B", requires = "request_rate", alias = "vllm-burstiness")]
+    #[arg(
+        long,
+        value_name = "B",
+        requires = "request_rate",
+        alias = "vllm-burstiness",
+        allow_negative_numbers = true
+    )]
     pub burstiness: Option<f64>,
     /// Scale lengths so that every request fits so many tokens
     #[arg(long, value_name = "N", alias = "max-model-len")]
@@ -352,6 +358,9 @@ impl ReplayArgs {
             ArrivalPattern::Trace => {
                 return flags("no --request-rate beside --arrival-pattern trace", "one");
             }
+            _ if rate == f64::INFINITY && self.burstiness.is_some() => {
+                return flags("--burstiness with a --request-rate that has gaps", "inf");
+            }
             _ if rate == f64::INFINITY => ArrivalProcess::AllAtOnce {},
             ArrivalPattern::Gamma => ArrivalProcess::Gamma { rate, burstiness },
             _ if self.burstiness.is_some() => {
@@ -434,6 +443,16 @@ mod tests {
             ("show azure-code --request-rate 0", "arrival.rate between 1e-9"),
             ("show azure-code --duration=-1", "--duration"),
             ("show azure-code --speedup 0", "a speed-up from"),
+            ("show azure-code --speedup -1", "a speed-up from 1e-6 to 1e9, found -1"),
+            ("show azure-code --duration -1", "--duration from 0 to 1e9 seconds, found -1"),
+            (
+                "show azure-code --request-rate 1 --arrival-pattern constant --burstiness 2",
+                "--burstiness with --arrival-pattern gamma only",
+            ),
+            (
+                "show azure-code --request-rate inf --burstiness 2",
+                "--burstiness with a --request-rate that has gaps",
+            ),
             ("show nothing-of-this-name", "expected a file or a shipped workload"),
         ] {
             let error = said(words).unwrap_err();

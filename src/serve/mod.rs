@@ -9,7 +9,7 @@
 //! | part | what |
 //! |---|---|
 //! | `api` | what may be asked and answered, as data |
-//! | `words`, `template`, `text`, `guide` | texts, conversations, stops and grammars over tokens |
+//! | `words`, `template`, `text`, `guide`, `schema` | texts, conversations, stops and grammars over tokens |
 //! | `speaker` | one answer, from the engine's side |
 //! | `door` | who is let in; how clients and engine speak to each other |
 //! | `host` | the engine's thread |
@@ -26,6 +26,7 @@ mod host;
 mod http;
 mod metrics;
 mod options;
+mod schema;
 mod server;
 mod speaker;
 mod template;

@@ -28,6 +28,8 @@ pub(super) enum Reason {
     TimedOut,
     /// The server gave it up.
     Dropped,
+    /// Its schema cannot be kept to any further.
+    Unkept(String),
     /// It cannot go on.
     Failed(String),
 }
@@ -112,7 +114,7 @@ impl Consumer for Speaker {
         match self.guide.as_mut()?.allowed() {
             Ok(allowed) => Some(allowed),
             Err(error) => {
-                self.progress.ended = Some(Reason::Failed(error));
+                self.progress.ended = Some(Reason::Unkept(error));
                 None
             }
         }
@@ -137,7 +139,7 @@ impl Consumer for Speaker {
         });
         self.say(Said::Token { choice: self.choice, text, spoken });
         self.progress.ended = match ends {
-            Err(error) => Some(Reason::Failed(error)),
+            Err(error) => Some(Reason::Unkept(error)),
             Ok(ends) => (ends || stopped).then_some(Reason::Stop),
         };
         self.progress.ended.is_some()

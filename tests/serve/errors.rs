@@ -22,8 +22,14 @@ fn with(path: &str, field: &str, value: Value) -> Value {
 #[test]
 fn what_is_wrong_with_a_field_is_said() {
     let server = Server::usual();
-    let odd_schema = json!({"name": "x", "schema": {"type": "thing"}});
-    let odd_schema = json!({"type": "json_schema", "json_schema": odd_schema});
+    let schema = |schema: Value| json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+    // Each definition refers to the next.
+    let definitions: serde_json::Map<String, Value> = (0..3000)
+        .map(|place| {
+            (format!("d{place}"), json!({"$ref": format!("#/$defs/d{}", (place + 1) % 3000)}))
+        })
+        .collect();
+    let long_chain = json!({"$ref": "#/$defs/d0", "$defs": definitions});
     let user = |content: Value| json!([{"role": "user", "content": content}]);
     // path, field, value, code, words
     let table = [
@@ -90,6 +96,9 @@ fn what_is_wrong_with_a_field_is_said() {
         (CHAT, "temperature", json!("hot"), "invalid_type", "expected a decimal, but got a string"),
         (CHAT, "top_p", json!(1.1), "decimal_above_max_value", "'top_p'"),
         (CHAT, "top_k", json!(-2), "integer_below_min_value", "'top_k'"),
+        (CHAT, "min_tokens", json!(-1), "integer_below_min_value", "'min_tokens'"),
+        (CHAT, "min_tokens", json!(3), "integer_above_max_value", "<= 2, the most tokens"),
+        (TEXT, "min_tokens", json!(3), "integer_above_max_value", "but got 3 instead"),
         (CHAT, "seed", json!(0.5), "invalid_type", "'seed'"),
         (
             CHAT,
@@ -127,9 +136,30 @@ fn what_is_wrong_with_a_field_is_said() {
         (
             CHAT,
             "response_format",
-            odd_schema,
+            schema(json!({"type": "thing"})),
             "invalid_json_schema",
-            "Invalid schema for response_format",
+            "Invalid schema for response_format: Invalid type: thing.",
+        ),
+        (
+            CHAT,
+            "response_format",
+            schema(json!({"$ref": "#"})),
+            "invalid_json_schema",
+            "Invalid schema for response_format: no answer satisfies it.",
+        ),
+        (
+            CHAT,
+            "response_format",
+            schema(long_chain),
+            "invalid_json_schema",
+            "expected at most 2000 levels through references, but got ",
+        ),
+        (
+            TEXT,
+            "response_format",
+            schema(json!({"enum": vec![0; 50_000]})),
+            "invalid_json_schema",
+            "expected at most 10000 values, but got 50002.",
         ),
         (
             CHAT,

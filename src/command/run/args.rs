@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use super::super::Failure;
 use super::super::telemetry::TelemetryArgs;
 use super::super::workload::{FormatName, ReadArgs, ReplayArgs};
+use super::terms::TermArgs;
 use crate::model::Precision;
 use crate::schedule::{Allocation, Batching, KvMemory, Options, Scheduling, Stopping};
 use crate::session::{FreeTokens, Generation};
-use crate::trace::{EnergyModel, Price, Slo};
 use crate::unit::Nanos;
 
 /// `gemba run`.
@@ -58,7 +58,7 @@ pub struct OutputArgs {
     #[arg(long)]
     pub json: bool,
     /// Pairs of short runs, recorded and not, that measure what recording costs; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = observer_pairs())]
     pub observer_pairs: u32,
 }
 
@@ -72,6 +72,9 @@ pub enum Ui {
     /// Nothing
     None,
 }
+
+/// More than any machine has.
+const MOST_THREADS: usize = 1024;
 
 /// What the workload runs on.
 #[derive(Debug, Args)]
@@ -118,7 +121,7 @@ pub struct BatchingArgs {
     #[arg(long)]
     pub no_chunked_prefill: bool,
     /// Milliseconds after which a batch that is not full starts
-    #[arg(long, value_name = "MS", default_value_t = 50.0)]
+    #[arg(long, value_name = "MS", default_value_t = 50.0, allow_negative_numbers = true)]
     pub batch_window_ms: f64,
     /// Notice stops and cancellations every so many steps
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -155,35 +158,34 @@ pub struct TokenArgs {
     #[arg(long)]
     pub free: bool,
     /// 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0, requires = "free")]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        requires = "free",
+        allow_negative_numbers = true
+    )]
     pub temperature: f32,
     /// Only the likeliest so many tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 0, requires = "free")]
     pub top_k: u32,
     /// Only the likeliest tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, requires = "free")]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        requires = "free",
+        allow_negative_numbers = true
+    )]
     pub top_p: f32,
     /// Do not stop at the model's end token
     #[arg(long, requires = "free")]
     pub ignore_eos: bool,
 }
 
-/// What is promised and what it costs.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Terms")]
-pub struct TermArgs {
-    /// The promise in milliseconds, as in `ttft:200 tpot:20 e2el:5000` [default: the workload's]
-    #[arg(long, value_name = "NAME:MS", num_args = 1.., value_delimiter = ' ')]
-    pub goodput: Vec<String>,
-    /// Dollars per device and hour
-    #[arg(long, value_name = "USD")]
-    pub price_per_hour: Option<f64>,
-    /// Declared power of the idle device in watts, where there is no meter
-    #[arg(long, value_name = "W", requires = "busy_watts")]
-    pub idle_watts: Option<f64>,
-    /// Declared power of the busy device in watts
-    #[arg(long, value_name = "W", requires = "idle_watts")]
-    pub busy_watts: Option<f64>,
+/// How many pairs of short runs there may be: more take longer than any run.
+pub fn observer_pairs() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=1000)
 }
 
 /// The precision of that name.
@@ -195,16 +197,37 @@ fn precision(word: &str) -> Result<Precision, String> {
     })
 }
 
-fn usage(message: String) -> Failure {
-    Failure::new(message, Some("`gemba run --help` lists the flags"))
+/// The command whose flags these are: what is wrong with one is looked up there.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags(pub &'static str);
+
+impl Flags {
+    /// A flag that makes no sense.
+    pub fn wrong(self, message: String) -> Failure {
+        Failure::new(message, Some(format!("`gemba {} --help` lists the flags", self.0)))
+    }
 }
 
 impl EngineArgs {
+    /// The processor's threads; 0 for as many as it has cores.
+    ///
+    /// # Errors
+    /// [`Failure`] if none are asked for, or absurdly many.
+    pub fn threads(&self, flags: Flags) -> Result<usize, Failure> {
+        match self.threads {
+            None => Ok(0),
+            Some(threads) if (1..=MOST_THREADS).contains(&threads) => Ok(threads),
+            Some(threads) => Err(flags
+                .wrong(format!("set --threads: expected 1 to {MOST_THREADS}, found {threads}"))),
+        }
+    }
+
     /// The scheduler's switches for sequences of at most `longest` tokens.
     ///
     /// # Errors
     /// [`Failure`] if they cannot work together.
-    pub fn options(&self, longest: u32) -> Result<Options, Failure> {
+    pub fn options(&self, flags: Flags, longest: u32) -> Result<Options, Failure> {
+        let usage = |message| flags.wrong(message);
         let (batching, memory) = (&self.batching, &self.memory);
         let scheduling: Scheduling =
             batching.scheduler.parse().map_err(|error| usage(format!("{error}")))?;
@@ -258,6 +281,7 @@ impl TokenArgs {
     /// # Errors
     /// [`Failure`] if nothing can be drawn with these settings.
     pub fn generation(&self, end_tokens: Vec<u32>, seed: u64) -> Result<Generation, Failure> {
+        let usage = |message| Flags("run").wrong(message);
         if !self.free {
             return Ok(Generation::Pinned);
         }
@@ -274,74 +298,6 @@ impl TokenArgs {
         let end_tokens = if self.ignore_eos { Vec::new() } else { end_tokens };
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
         Ok(Generation::Free(FreeTokens { temperature, top_k, top_p, seed, end_tokens }))
-    }
-}
-
-impl TermArgs {
-    /// The promise: the flags', else the workload's.
-    ///
-    /// # Errors
-    /// [`Failure`] if a flag is not `NAME:MILLISECONDS`.
-    pub fn slo(&self, workload: crate::workload::Slo) -> Result<Slo, Failure> {
-        if self.goodput.is_empty() {
-            let crate::workload::Slo { ttft, tpot, e2el } = workload;
-            return Ok(Slo { ttft_ns: ttft, tpot_ns: tpot, e2e_ns: e2el });
-        }
-        let mut slo = Slo::default();
-        for word in self.goodput.iter().filter(|word| !word.is_empty()) {
-            let expected = || {
-                usage(format!(
-                    "read --goodput: expected ttft, tpot or e2el with milliseconds, as in \
-                     ttft:200, found {word}"
-                ))
-            };
-            let (name, milliseconds) = word.split_once(':').ok_or_else(expected)?;
-            let milliseconds: f64 = milliseconds.parse().map_err(|_| expected())?;
-            if !(0.0..1e12).contains(&milliseconds) {
-                return Err(expected());
-            }
-            let limit = Some(Nanos::from_secs_f64(milliseconds / 1e3));
-            match name {
-                "ttft" | "time_to_first_token" => slo.ttft_ns = limit,
-                "tpot" | "time_per_output_token" | "inter_token_latency" => slo.tpot_ns = limit,
-                "e2el" | "e2e" | "request_latency" => slo.e2e_ns = limit,
-                _ => return Err(expected()),
-            }
-        }
-        Ok(slo)
-    }
-
-    /// The price, if one was given.
-    ///
-    /// # Errors
-    /// [`Failure`] if it is no amount of money.
-    pub fn price(&self) -> Result<Option<Price>, Failure> {
-        let Some(dollars) = self.price_per_hour else { return Ok(None) };
-        if !(0.0..1e6).contains(&dollars) {
-            return Err(usage(format!(
-                "set --price-per-hour: expected 0 to 1e6 dollars, found {dollars}"
-            )));
-        }
-        let picodollars = (dollars * 1e12).round() as u64;
-        Ok(Some(Price { picodollars_per_device_hour: picodollars }))
-    }
-
-    /// The declared power, if any was given.
-    ///
-    /// # Errors
-    /// [`Failure`] if it is no power.
-    pub fn energy(&self) -> Result<Option<EnergyModel>, Failure> {
-        let (Some(idle), Some(busy)) = (self.idle_watts, self.busy_watts) else {
-            return Ok(None);
-        };
-        if !(0.0..1e6).contains(&idle) || !(0.0..1e6).contains(&busy) || busy < idle {
-            return Err(usage(format!(
-                "set --idle-watts and --busy-watts: expected 0 ≤ idle ≤ busy < 1e6, found {idle} \
-                 and {busy}"
-            )));
-        }
-        let milliwatts = |watts: f64| (watts * 1e3).round() as u64;
-        Ok(Some(EnergyModel { idle_mw: milliwatts(idle), busy_mw: milliwatts(busy) }))
     }
 }
 
@@ -365,22 +321,32 @@ mod tests {
     fn flags_that_cannot_work_are_refused() {
         let message = |words: &[&str]| {
             let args = parse(words);
-            let options = args.engine.options(256).map(|_| ());
-            let terms = args.terms.slo(crate::workload::Slo::default()).map(|_| ());
-            let price = args.terms.price().map(|_| ());
-            let energy = args.terms.energy().map(|_| ());
-            let all = options.and(terms).and(price).and(energy);
-            all.expect_err(&words.join(" ")).message
+            let flags = Flags("serve");
+            let options = args.engine.options(flags, 256).map(|_| ());
+            let threads = args.engine.threads(flags).map(|_| ());
+            let terms = args.terms.slo(flags, crate::workload::Slo::default()).map(|_| ());
+            let price = args.terms.price(flags).map(|_| ());
+            let energy = args.terms.energy(flags).map(|_| ());
+            let all = options.and(threads).and(terms).and(price).and(energy);
+            let failure = all.expect_err(&words.join(" "));
+            assert_eq!(failure.hint.as_deref(), Some("`gemba serve --help` lists the flags"));
+            failure.message
         };
         for (words, expected) in [
             (&["--scheduler=takt"][..], "takt is a reserved word"),
             (&["--scheduler=magic"], "found magic"),
             (&["--max-num-seqs=0"], "set max_num_seqs: expected at least 1, found 0"),
             (&["--reserve-kv", "--kv-blocks=3"], "set kv_blocks: expected at least 16"),
-            (&["--batch-window-ms=-1"], "set --batch-window-ms: expected 0 to 1e9, found -1"),
+            (&["--threads=0"], "set --threads: expected 1 to 1024, found 0"),
+            (&["--threads=1000000"], "set --threads: expected 1 to 1024, found 1000000"),
+            (&["--batch-window-ms", "-1"], "set --batch-window-ms: expected 0 to 1e9, found -1"),
             (&["--goodput=ttft"], "read --goodput: expected"),
             (&["--goodput=ttft:x"], "found ttft:x"),
-            (&["--price-per-hour=-2"], "set --price-per-hour"),
+            (&["--goodput=ttft:0"], "found ttft:0"),
+            (&["--goodput=tpot:1e-7"], "found tpot:1e-7"),
+            (&["--goodput=ttft:inf"], "found ttft:inf"),
+            (&["--goodput=e2e:9 e2el:8"], "found a second limit, e2el:8"),
+            (&["--price-per-hour", "-2"], "set --price-per-hour"),
             (&["--idle-watts=9", "--busy-watts=3"], "found 9 and 3"),
         ] {
             let said = message(words);
@@ -391,10 +357,10 @@ mod tests {
     #[test]
     fn the_promise_comes_from_the_flags_or_the_workload() {
         let args = parse(&["--goodput", "ttft:200 tpot:20"]);
-        let slo = args.terms.slo(crate::workload::Slo::default()).unwrap();
+        let slo = args.terms.slo(Flags("run"), crate::workload::Slo::default()).unwrap();
         assert_eq!(slo.ttft_ns, Some(Nanos(200_000_000)));
         assert_eq!(slo.tpot_ns, Some(Nanos(20_000_000)));
         let theirs = crate::workload::Slo { e2el: Some(Nanos(7)), ..Default::default() };
-        assert_eq!(parse(&[]).terms.slo(theirs).unwrap().e2e_ns, Some(Nanos(7)));
+        assert_eq!(parse(&[]).terms.slo(Flags("run"), theirs).unwrap().e2e_ns, Some(Nanos(7)));
     }
 }

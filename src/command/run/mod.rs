@@ -5,6 +5,7 @@ mod args;
 pub(super) mod folder;
 mod progress;
 mod recording;
+mod terms;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -29,8 +30,9 @@ use crate::trace::{Header, ModelHeader, RunWriter, Slo, TraceError, WorkloadHead
 use crate::waste::BooksOptions;
 use crate::workload::Workload;
 
-pub use args::{EngineArgs, OutputArgs, RunArgs, TermArgs, Ui};
+pub use args::{EngineArgs, Flags, OutputArgs, RunArgs, Ui, observer_pairs};
 pub(super) use recording::{Recording, Scratch};
+pub use terms::TermArgs;
 
 /// What a run is going to be.
 struct Plan {
@@ -75,6 +77,7 @@ pub fn run(args: &RunArgs) -> Result<Done, Failure> {
 }
 
 const NO_HINT: Option<&str> = None;
+const FLAGS: Flags = Flags("run");
 
 /// Lets a signal set `stop`. The second signal ends the process at once, unless a dashboard
 /// holds the terminal: it must be given back first.
@@ -103,7 +106,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let model = model::open(&engine.model, seed)?;
     let workload = fitted(args, workload, model.shape().context)?;
     let longest = u32::try_from(workload.max_context_tokens()).unwrap_or(u32::MAX);
-    let switches = engine.options(longest)?;
+    let switches = engine.options(FLAGS, longest)?;
     let of_shape = engine.model.starts_with("shape:");
     let stored = if of_shape { Precision::Q8_0 } else { model.precision() };
     let placement = Placement {
@@ -111,7 +114,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         precision: engine.precision.unwrap_or(stored),
         kv_precision: engine.kv_precision,
         limits: limits(&switches),
-        threads: engine.threads.unwrap_or(0),
+        threads: engine.threads(FLAGS)?,
     };
     let options = SessionOptions {
         engine: switches,
@@ -124,7 +127,14 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         Some(folder) => folder.clone(),
         None => folder::next(&workload.name, switches.batching.scheduling.code())?,
     };
-    Ok(Plan { slo: args.terms.slo(workload.slo)?, model, workload, options, placement, folder })
+    Ok(Plan {
+        slo: args.terms.slo(FLAGS, workload.slo)?,
+        model,
+        workload,
+        options,
+        placement,
+        folder,
+    })
 }
 
 /// The workload as it is to be replayed, its lengths scaled to the model's context where they
@@ -174,8 +184,8 @@ fn begin(args: &RunArgs, plan: &Plan) -> Result<Header, Failure> {
             notes: workload.notes.iter().map(ToString::to_string).collect(),
         },
         slo: *slo,
-        price: args.terms.price()?,
-        energy: args.terms.energy()?,
+        price: args.terms.price(FLAGS)?,
+        energy: args.terms.energy(FLAGS)?,
         ..Header::begin()
     })
 }

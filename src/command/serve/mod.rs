@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 
 use super::device::{DeviceName, Placement};
-use super::run::{EngineArgs, Recording, Scratch, TermArgs, folder};
+use super::run::{self, EngineArgs, Flags, Recording, Scratch, TermArgs, folder};
 use super::telemetry::{Telemetry, TelemetryArgs};
 use super::{Done, Failure};
 use crate::engine::limits as backend_limits;
@@ -29,6 +29,7 @@ const LONGEST: u32 = 4096;
 /// Where the key may stand, so that it is in no list of processes.
 const KEY_VARIABLE: &str = "GEMBA_API_KEY";
 const NO_HINT: Option<&str> = None;
+const FLAGS: Flags = Flags("serve");
 
 /// `gemba serve`.
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Pairs of short runs, recorded and not, that measure what recording costs; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = run::observer_pairs())]
     pub observer_pairs: u32,
     /// Where telemetry goes
     #[command(flatten)]
@@ -95,16 +96,16 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = 8 << 20)]
     pub max_body_bytes: usize,
     /// Seconds from a request's arrival to the end of its answer
-    #[arg(long, value_name = "S", default_value_t = 600.0)]
+    #[arg(long, value_name = "S", default_value_t = 600.0, allow_negative_numbers = true)]
     pub request_timeout: f64,
     /// Seconds for a request's head, and again for its body, to arrive
-    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    #[arg(long, value_name = "S", default_value_t = 30.0, allow_negative_numbers = true)]
     pub read_timeout: f64,
     /// Seconds that a client may leave its answer unread
-    #[arg(long, value_name = "S", default_value_t = 300.0)]
+    #[arg(long, value_name = "S", default_value_t = 300.0, allow_negative_numbers = true)]
     pub stall_timeout: f64,
     /// Seconds to finish what runs after Ctrl-C or SIGTERM
-    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    #[arg(long, value_name = "S", default_value_t = 30.0, allow_negative_numbers = true)]
     pub drain_timeout: f64,
 }
 
@@ -113,10 +114,18 @@ impl LimitArgs {
         let time = |flag: &str, seconds: f64| {
             if !(0.001..1e9).contains(&seconds) {
                 let message = format!("set {flag}: expected 0.001 to 1e9 seconds, found {seconds}");
-                return Err(Failure::new(message, Some("`gemba serve --help` lists the flags")));
+                return Err(FLAGS.wrong(message));
             }
             Ok(Nanos::from_secs_f64(seconds))
         };
+        for (flag, value) in [
+            ("--max-connections", u64::from(self.max_connections)),
+            ("--max-body-bytes", self.max_body_bytes as u64),
+        ] {
+            if value == 0 {
+                return Err(FLAGS.wrong(format!("set {flag}: expected at least 1, found 0")));
+            }
+        }
         Ok(Limits {
             queue: self.max_queue,
             connections: self.max_connections,
@@ -192,19 +201,23 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     let words = Arc::new(Words::of(&model)?);
     let context = model.shape().context;
     let longest = args.max_model_len.unwrap_or(context.min(LONGEST));
+    if longest == 0 {
+        let message = "set --max-model-len: expected at least 1, found 0".to_owned();
+        return Err(FLAGS.wrong(message));
+    }
     if longest > context {
         let message =
             format!("set --max-model-len: the model holds {context} tokens, found {longest}");
         return Err(Failure::new(message, Some("leave --max-model-len out to take the model's")));
     }
-    let switches = engine.options(longest)?;
+    let switches = engine.options(FLAGS, longest)?;
     let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
     let placement = Placement {
         device,
         precision: engine.precision.unwrap_or(stored),
         kv_precision: engine.kv_precision,
         limits: backend_limits(&switches),
-        threads: engine.threads.unwrap_or(0),
+        threads: engine.threads(FLAGS)?,
     };
     let folder = match &args.output_dir {
         Some(folder) => folder.clone(),
@@ -255,9 +268,9 @@ fn begin(args: &ServeArgs, plan: &Plan) -> Result<Header, Failure> {
             notes,
             ..WorkloadHeader::default()
         },
-        slo: args.terms.slo(crate::workload::Slo::default())?,
-        price: args.terms.price()?,
-        energy: args.terms.energy()?,
+        slo: args.terms.slo(FLAGS, crate::workload::Slo::default())?,
+        price: args.terms.price(FLAGS)?,
+        energy: args.terms.energy(FLAGS)?,
         ..Header::begin()
     })
 }

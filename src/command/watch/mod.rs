@@ -36,10 +36,10 @@ pub struct WatchArgs {
     #[arg(long, value_enum, default_value_t = Ui::Tui)]
     pub ui: Ui,
     /// How fast a finished run is replayed
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub speed: f64,
     /// Where the replay begins, in seconds of run time
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, allow_negative_numbers = true)]
     pub at: f64,
     /// The server's API key, if it wants one
     #[arg(long, value_name = "KEY")]

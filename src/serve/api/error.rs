@@ -44,6 +44,13 @@ impl ApiError {
         Self::invalid(param, "unsupported_parameter", message)
     }
 
+    /// No answer can be kept to the schema of `response_format`.
+    #[must_use]
+    pub fn schema(what: &str) -> Self {
+        let message = format!("Invalid schema for response_format: {what}.");
+        Self::invalid("response_format", "invalid_json_schema", message)
+    }
+
     /// The body is not JSON, or not an object.
     #[must_use]
     pub fn malformed(what: &str) -> Self {

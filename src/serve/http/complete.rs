@@ -86,10 +86,9 @@ fn begin(
     let max_tokens = room(door, &settings, longest, input.param())?;
     let guide = match &settings.format {
         Format::Text => None,
-        Format::Json(schema) => Some(door.words.guide(schema).map_err(|what| {
-            let message = format!("Invalid schema for response_format: {what}.");
-            ApiError::invalid("response_format", "invalid_json_schema", message)
-        })?),
+        Format::Json(schema) => {
+            Some(door.words.guide(schema).map_err(|what| ApiError::schema(&what))?)
+        }
     };
     let echoes = match delivery.echo {
         true => prompts.iter().map(|prompt| door.words.decode(prompt)).collect(),
@@ -188,10 +187,18 @@ fn room(door: &Door, settings: &Settings, prompt: usize, param: &str) -> Result<
     let context = blocks.min(memory.max_sequence_tokens.into()) as u32;
     let left = (context as usize).saturating_sub(prompt) as u32;
     let wanted = settings.max_tokens.unwrap_or(left.max(1));
-    match wanted <= left {
-        true => Ok(wanted),
-        false => Err(ApiError::too_long(context, prompt, wanted, param)),
+    if wanted > left {
+        return Err(ApiError::too_long(context, prompt, wanted, param));
     }
+    let least = settings.ending.min_tokens;
+    if least > wanted {
+        let message = format!(
+            "Invalid 'min_tokens': integer above maximum value. Expected a value <= {wanted}, the \
+             most tokens of the answer, but got {least} instead."
+        );
+        return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
+    }
+    Ok(wanted)
 }
 
 fn rules(door: &Door, settings: &Settings, logprobs: Option<u32>) -> Rules {
@@ -250,7 +257,7 @@ pub(super) fn finish_reason(reason: &Reason) -> Option<&'static str> {
     match reason {
         Reason::Stop => Some("stop"),
         Reason::Length => Some("length"),
-        Reason::TimedOut | Reason::Dropped | Reason::Failed(_) => None,
+        Reason::TimedOut | Reason::Dropped | Reason::Unkept(_) | Reason::Failed(_) => None,
     }
 }
 

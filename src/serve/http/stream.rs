@@ -165,6 +165,7 @@ impl Body for Events {
 pub(super) fn failure(reason: &Reason, limit: u64) -> ApiError {
     match reason {
         Reason::TimedOut => ApiError::timed_out(limit),
+        Reason::Unkept(why) => ApiError::schema(why),
         Reason::Failed(why) => ApiError::failed(why),
         _ => ApiError::unavailable("it is shutting down"),
     }
