@@ -97,6 +97,26 @@ fn norms_of_heads_biases_and_tied_embeddings() {
     }
 }
 
+/// Heads of 48 elements, which are neither of the tiles of 64 nor of 32 alone.
+#[test]
+fn the_model_that_is_run_where_none_is_named() {
+    let model = open("shape:stories15m", 0).unwrap();
+    assert_eq!(model.shape().head_dim, 48);
+    let limits = gemba::backend::Limits { rows: 16, logits_rows: 16, ..LIMITS };
+    let mut cpu = on_cpu(&model, Precision::Q8_0, limits);
+    let mut cuda = on_card(&model, Precision::Q8_0, limits, (132, WallClock::start()));
+    let text = tokens(5, 3, model.shape().vocab);
+    let expected = whole(&mut cpu, &text);
+    let mut sequence = Sequence::new(&text, 0..4);
+    for (first, count) in [(0, 4), (4, 1)] {
+        let said = step(&mut cuda, &mut [(&mut sequence, count)], Sampling::GREEDY).unwrap();
+        for (expected, found) in expected[first..].iter().zip(&said.logits[0]) {
+            let distance = near::distance(Precision::Q8_0, expected, found);
+            assert!(distance < 1.0, "{distance} of the bound");
+        }
+    }
+}
+
 #[test]
 fn long_contexts_are_cut_into_pieces() {
     let model = small(|shape| shape.context = 4096);

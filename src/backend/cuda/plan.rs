@@ -10,7 +10,7 @@ use super::image::Activation;
 use super::layout::Format;
 
 /// Elements of a head for which there are attention kernels.
-const HEADS: [u32; 6] = [16, 32, 64, 80, 96, 128];
+const HEADS: [u32; 7] = [16, 32, 48, 64, 80, 96, 128];
 /// Query heads that may share a key head.
 const SHARING: u32 = 16;
 /// The widest row that a norm takes.
@@ -204,7 +204,7 @@ mod tests {
         }
         let q8 = Options { precision: Precision::Q8_0, ..plain };
         for (shape, expected) in [
-            (Shape { head_dim: 48, ..shape.clone() }, "found 48"),
+            (Shape { head_dim: 112, ..shape.clone() }, "found 112"),
             (Shape { heads: 32, ..shape.clone() }, "expected 1 to 16, found 32"),
             (
                 Shape { ffn: 40, ..shape },
