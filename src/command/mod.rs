@@ -12,6 +12,7 @@ pub mod planted;
 pub mod report;
 pub mod run;
 pub mod serve;
+mod technique;
 mod telemetry;
 pub mod watch;
 pub mod workload;
