@@ -10,7 +10,8 @@
 //
 // out = p · v: of each 64 elements of a head, the lanes with the same g have 8g … 8g + 7, of four
 // tokens each; pairs of tokens are brought together by byte permutes, and mma i of eight gives
-// elements 8n + i for n = 0 … 7. What is left of a head, 16 or 32 elements, the same with 2 or 4.
+// elements 8n + i for n = 0 … 7. What is left of a head the same: 32 elements with 4 each, then 16
+// with 2.
 // The scores come out of the first product as the second one wants them: nothing is exchanged.
 #pragma once
 
@@ -21,11 +22,11 @@ constexpr float LOG2_E = 1.4426950408889634f;
 // Shape of a head of `D` elements.
 template <int D>
 struct HeadOf {
-    static_assert(D % 16 == 0 && D % 64 != 48 && D <= 128, "a head that the tiles cover");
+    static_assert(D % 16 == 0 && D <= 128, "a head that the tiles cover");
     static constexpr int wide = D / 32;        // score steps of 32 elements
-    static constexpr bool tail = D % 32 != 0;  // and one of 16
+    static constexpr bool tail = D % 32 != 0;  // and one of 16; the same of output
     static constexpr int blocks = D / 64;      // output blocks of 64 elements
-    static constexpr int rest = D % 64 / 8;    // elements of a lane in what is left
+    static constexpr bool half = D % 64 >= 32;  // and one of 32
     static constexpr int tiles = D / 8;        // mma tiles of output
 };
 
@@ -100,7 +101,9 @@ struct Sums {
     static DEVICE int element(int tile, int j, int t) {
         const int column = 2 * t + j % 2;
         if (tile < HeadOf<D>::blocks * 8) return tile / 8 * 64 + column * 8 + tile % 8;
-        return HeadOf<D>::blocks * 64 + column * HeadOf<D>::rest + tile % 8;
+        const int rest = tile % 8;
+        if (HeadOf<D>::half && rest < 4) return HeadOf<D>::blocks * 64 + column * 4 + rest;
+        return D - 16 + column * 2 + rest % 2;
     }
 };
 

@@ -7,7 +7,7 @@
 // Shapes. q rows of act, `q_stride` elements apart, heads · head_dim of each; out [seqs, heads,
 // head_dim] act. Pools, scales and block tables as in kv.cuh; tables [seqs][table_stride].
 // kv_len [seqs]: tokens of the context with the row's own; 0 for a row that pads a graph's batch,
-// which gives zeros. A head is 16, 32, 64, 80, 96 or 128 elements; at most 16 query heads share a
+// which gives zeros. A head is 16, 32, 48, 64, 80, 96 or 128 elements; at most 16 query heads share a
 // KV head. partial [seqs][pieces][heads][head_dim + 2] f32: values, largest score, sum. `window` is
 // how far a row looks back with itself, 0 for all.
 //
@@ -151,10 +151,13 @@ struct Decode {
             for (int i = 0; i < Shape::blocks; i++) {
                 values<4>(values_, places, token_scales, there, 64 * i + 8 * g, sums, 8 * i, a);
             }
-            if constexpr (Shape::rest > 0) {
-                values<Shape::rest / 2>(values_, places, token_scales, there,
-                                        64 * Shape::blocks + Shape::rest * g, sums,
-                                        8 * Shape::blocks, a);
+            if constexpr (Shape::half) {
+                values<2>(values_, places, token_scales, there, 64 * Shape::blocks + 4 * g, sums,
+                          8 * Shape::blocks, a);
+            }
+            if constexpr (Shape::tail) {
+                values<1>(values_, places, token_scales, there, D - 16 + 2 * g, sums,
+                          Shape::tiles - 2, a);
             }
         }
 
@@ -231,6 +234,8 @@ struct Decode {
 #ifdef GEMBA_HEAD_DIM
 DECODES(GEMBA_HEAD_DIM)
 #else
+DECODES(32)
+DECODES(48)
 DECODES(64)
 DECODES(80)
 DECODES(96)

@@ -3,7 +3,7 @@
 // Shapes. q rows of act, `q_stride` elements apart; out [rows, heads, head_dim] act. Pools, scales
 // and block tables as in kv.cuh; the rows' own keys and values are in the cache already. A tile is
 // up to 64 rows of a sequence: {first row, rows, position of the first row, row of the table}. The
-// grid is [tiles, heads]. A head is 16, 32, 64, 80, 96 or 128 elements. `window` is how far a row
+// grid is [tiles, heads]. A head is 16, 32, 48, 64, 80, 96 or 128 elements. `window` is how far a row
 // looks back with itself, 0 for all.
 //
 // Budget (attention, prefill in src/cost), p cached and T new tokens of a sequence:
@@ -183,9 +183,12 @@ struct Prefill {
                 for (int i = 0; i < Shape::blocks; i++) {
                     values<4>(rows_of_values, 64 * i + 8 * g, t, sums, 8 * i, a);
                 }
-                if constexpr (Shape::rest > 0) {
-                    values<Shape::rest / 2>(rows_of_values, 64 * Shape::blocks + Shape::rest * g, t,
-                                            sums, 8 * Shape::blocks, a);
+                if constexpr (Shape::half) {
+                    values<2>(rows_of_values, 64 * Shape::blocks + 4 * g, t, sums,
+                              8 * Shape::blocks, a);
+                }
+                if constexpr (Shape::tail) {
+                    values<1>(rows_of_values, D - 16 + 2 * g, t, sums, Shape::tiles - 2, a);
                 }
             }
         }
@@ -233,6 +236,8 @@ struct Prefill {
 #ifdef GEMBA_HEAD_DIM
 PREFILLS(GEMBA_HEAD_DIM)
 #else
+PREFILLS(32)
+PREFILLS(48)
 PREFILLS(64)
 PREFILLS(80)
 PREFILLS(96)

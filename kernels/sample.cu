@@ -34,7 +34,7 @@
 //
 // Share of the measured ceiling: not measured yet: no GPU at hand.
 
-#include "common.cuh"
+#include "sample.cuh"
 
 namespace {
 
@@ -42,39 +42,6 @@ constexpr int PART = 4096;
 constexpr int SCAN_THREADS = 256;
 constexpr int THREADS = 512;
 constexpr int BINS = 1024;
-constexpr int NO_TOKEN = 0x7fffffff;
-
-struct Best {
-    float logit;
-    int token;
-};
-// The larger; of equals the first.
-DEVICE Best better(Best a, Best b) {
-    const bool second = b.logit > a.logit || (b.logit == a.logit && b.token < a.token);
-    return second ? b : a;
-}
-DEVICE Best warp_best(Best best) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        best = better(best, {shuffle_xor(best.logit, lanes), shuffle_xor(best.token, lanes)});
-    }
-    return best;
-}
-// The best of a block; `room` has one place per warp.
-template <int threads>
-DEVICE Best block_best(Best best, Best* room) {
-    best = warp_best(best);
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = best;
-    barrier();
-    best = room[0];
-#pragma unroll
-    for (int warp = 1; warp < threads / 32; warp++) best = better(best, room[warp]);
-    return best;
-}
-
-DEVICE bool allowed(const u32* mask, int token) {
-    return !mask || (__ldg(mask + token / 32) >> token % 32 & 1u);
-}
 
 // What a part of a row comes to; stored as six floats.
 struct Part {
@@ -82,26 +49,6 @@ struct Part {
     float sum, weighted;
     Best masked;
 };
-
-DEVICE const u32* mask_of_row(const u32* masks, const int* mask_of, int row, int vocab) {
-    if (!mask_of || mask_of[row] < 0) return nullptr;
-    return masks + static_cast<i64>(mask_of[row]) * ceil_div(vocab, 32);
-}
-
-// Inclusive sum over the threads of a block; `room` has one place per warp and may be used again
-// after the next barrier.
-DEVICE u64 block_scan(u64 x, u64* room) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-        const u64 before = shuffle_up(x, lanes);
-        if (lane >= lanes) x += before;
-    }
-    if (lane == 31) room[warp] = x;
-    barrier();
-    for (int i = 0; i < warp; i++) x += room[i];
-    return x;
-}
 
 // The candidates that are kept: those heavier than `key`, and of that weight those up to `token`.
 struct Cut {
@@ -120,11 +67,9 @@ struct Row {
     // The bits of a token's weight, which order as the weights do; false if it may not be drawn.
     DEVICE bool weight(int token, Cut cut, u32& key) const {
         const float logit = __ldg(logits + token);
-        if (!(logit == logit) || !allowed(mask, token)) return false;
-        key = float_bits(expf(fminf((logit - largest) * factor, 0.0f)));
+        if (!weight_of(logit, largest, factor, allowed(mask, token), key)) return false;
         return key > cut.key || (key == cut.key && token <= cut.token);
     }
-    static DEVICE u64 mass(u32 key) { return static_cast<u64>(bits_float(key) * 1099511627776.0f); }
 };
 
 // What the threads of a block share.
@@ -137,7 +82,7 @@ struct Room {
 // Over the candidates kept by `cut`: their number, or their mass.
 template <bool by_mass>
 DEVICE u64 amount(u32 key) {
-    return by_mass ? Row::mass(key) : 1;
+    return by_mass ? mass_of(key) : 1;
 }
 template <bool by_mass>
 DEVICE u64 total(const Row& row, Cut cut, const Room& room) {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{DeviceError, Sampling};
-use gemba::cost::Storage;
+use gemba::cost::{Storage, Techniques};
 use gemba::engine::{Answer, Engine, EngineError, Order, States, Turn, Verdict, limits};
 use gemba::event::{
     Arrival, Ceilings, Clock, DeviceState, Dtype, Fact, Fate, Outcome, Recompute, RequestId,
@@ -35,6 +35,7 @@ fn storage(options: &Options) -> Storage {
         block_tokens: options.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        techniques: Techniques::ALL,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{Backend, DeviceError};
-use gemba::cost::Storage;
+use gemba::cost::{Storage, Technique, Techniques};
 use gemba::engine::limits;
 use gemba::event::{
     Calibration, Ceilings, Clock, DeviceState, Driver, Dtype, Fact, Fate, Outcome, RequestId,
@@ -21,7 +21,7 @@ use gemba::session::{
 };
 use gemba::trace::{DeviceHeader, Header, Run, Status};
 use gemba::unit::{Bytes, Nanos};
-use gemba::waste::{Books, BooksOptions};
+use gemba::waste::{Account, Books, BooksOptions, Cause, Commodity};
 use gemba::workload::{self, Format, RequestSpec, Workload};
 
 #[path = "engine/facts.rs"]
@@ -71,6 +71,7 @@ struct Setting<'a> {
     scratch: Option<Vec<Fact>>,
     stop: Arc<AtomicBool>,
     calibrates: bool,
+    techniques: Techniques,
 }
 
 impl Setting<'_> {
@@ -86,6 +87,7 @@ impl Setting<'_> {
             scratch: None,
             stop: Arc::default(),
             calibrates: false,
+            techniques: Techniques::ALL,
         }
     }
 }
@@ -95,6 +97,7 @@ struct Ran {
     facts: Vec<Fact>,
     checked: Facts,
     told: Vec<Progress>,
+    books: Books,
 }
 
 fn run(setting: &mut Setting<'_>, workload: &Workload) -> Result<Ran, SessionError> {
@@ -116,6 +119,7 @@ fn run_watched(
         block_tokens: engine.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        techniques: setting.techniques,
     };
     let (timing, load, device_clock) = (setting.timing.clone(), setting.load, clock.clone());
     let device = move || -> Result<Box<dyn Backend>, DeviceError> {
@@ -149,12 +153,12 @@ fn run_watched(
     let outcome = session::run(&setting.options, workload, setting.words.as_ref(), source, world)?;
     assert!(outcome.window.end_ns <= clock.now());
     let checked = Facts::checked(&facts);
-    books_close(&outcome, setting.timing.ceilings.clone(), facts.clone());
-    Ok(Ran { outcome, facts, checked, told })
+    let books = closed(&outcome, setting.timing.ceilings.clone(), facts.clone());
+    Ok(Ran { outcome, facts, checked, told, books })
 }
 
 /// Whatever a session did, its books close and nothing is left without a cause.
-fn books_close(outcome: &session::Outcome, ceilings: Ceilings, facts: Vec<Fact>) {
+fn closed(outcome: &session::Outcome, ceilings: Ceilings, facts: Vec<Fact>) -> Books {
     let mut header = Header::begin();
     header.window = outcome.window;
     header.devices = vec![DeviceHeader {
@@ -172,6 +176,44 @@ fn books_close(outcome: &session::Outcome, ceilings: Ceilings, facts: Vec<Fact>)
         assert!(balance.balanced(), "{commodity:?}: {balance:?}");
         assert_eq!(books.unattributed(commodity).part, 0, "{commodity:?}");
     }
+    books
+}
+
+#[test]
+fn what_is_switched_off_shows_in_the_books() {
+    // All at once, so that the steps are the same however long they take.
+    let all = (0..8).map(|id| RequestSpec::new(Nanos::ZERO, 8 + id, 3 + id * 4)).collect();
+    let workload = workload(all);
+    let booked = |techniques| {
+        let mut setting = Setting::new();
+        setting.techniques = techniques;
+        let ran = run(&mut setting, &workload).unwrap();
+        assert_eq!(ran.outcome.counts.completed, 8);
+        let sum =
+            |commodity, cause| ran.books.sum(commodity, |account: &Account| account.cause == cause);
+        let moved = ran.books.sum(Commodity::Bytes, |account| account.cause != Cause::ExcessBytes);
+        let [time, gaps] =
+            [Cause::ExcessBytes, Cause::LaunchGap].map(|cause| sum(Commodity::DeviceTime, cause));
+        let launches = ran.checked.launches.len() as u128;
+        (moved, sum(Commodity::Bytes, Cause::ExcessBytes), time, gaps, launches)
+    };
+    let (moved, excess, time, gaps, launches) = booked(Techniques::ALL);
+    assert_eq!((excess, time), (0, 0));
+    for technique in [
+        Technique::FusedResidual,
+        Technique::FusedSwiglu,
+        Technique::FusedRope,
+        Technique::FusedAttention,
+        Technique::FusedSampling,
+    ] {
+        let off = booked(Techniques::ALL.without(technique));
+        assert_eq!(off.0, moved, "{technique:?}: what the model takes is the same");
+        assert!(off.1 > 0 && off.2 > 0, "{technique:?}: {off:?}");
+        // A gap of 1 µs between any two launches of a step.
+        assert_eq!(off.3 - gaps, 1_000 * (off.4 - launches), "{technique:?}");
+    }
+    let naive = booked(Techniques::NONE);
+    assert!(naive.0 == moved && naive.2 > time && naive.3 > gaps, "{naive:?}");
 }
 
 fn states(ran: &Ran) -> Vec<DeviceState> {

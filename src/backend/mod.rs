@@ -13,120 +13,17 @@ pub mod cuda;
 mod kept;
 mod meter;
 pub mod modelled;
+mod op;
 
 pub use kept::cache_folder;
 pub(crate) use kept::kept;
 pub use meter::{Meter, Reading};
+pub use op::{Attending, Norm, Op, Projection};
 
-use crate::cost::{Kernel, Storage};
+use crate::cost::Storage;
 use crate::event::Ceilings;
 use crate::model::Shape;
 use crate::unit::{Bytes, Nanos};
-
-/// A matrix product of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Projection {
-    /// Query, key and value in one, biases added.
-    Qkv,
-    /// Attention output, added to the residual stream.
-    Output,
-    /// Gate and up in one, SwiGLU applied.
-    GateUp,
-    /// Down, added to the residual stream.
-    Down,
-    /// The head, for the rows that ask for logits.
-    Head,
-}
-
-/// Which norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Norm {
-    /// Before attention.
-    Attention,
-    /// Before the feed-forward layer.
-    Ffn,
-    /// Before the head; only the rows that ask for logits.
-    Final,
-}
-
-/// One operation of a step, in fused form. Activations live in the backend's own buffers:
-/// the residual stream, the normed rows, query/key/value, attention output, feed-forward
-/// activations and logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// Token ids to rows of the residual stream.
-    Embed,
-    /// Residual rows to normed rows. `layer` is ignored for [`Norm::Final`].
-    Norm {
-        /// The layer.
-        layer: u32,
-        /// Which norm.
-        norm: Norm,
-    },
-    /// A matrix product. `layer` is ignored for [`Projection::Head`].
-    Linear {
-        /// The layer.
-        layer: u32,
-        /// Which product.
-        projection: Projection,
-    },
-    /// Query and key norms where the model has them, rotation, and keys and values into the
-    /// cache.
-    RopeAppend {
-        /// The layer.
-        layer: u32,
-    },
-    /// Attention of the sequences with one query row each.
-    AttentionDecode {
-        /// The layer.
-        layer: u32,
-    },
-    /// Causal attention of the sequences with several query rows, over prefix and themselves.
-    AttentionPrefill {
-        /// The layer.
-        layer: u32,
-    },
-    /// Logits to tokens.
-    Sample,
-}
-
-impl Op {
-    /// The kernel that runs it.
-    #[must_use]
-    pub const fn kernel(self) -> Kernel {
-        match self {
-            Self::Embed => Kernel::Embed,
-            Self::Norm { norm: Norm::Attention, .. } => Kernel::AttentionNorm,
-            Self::Norm { norm: Norm::Ffn, .. } => Kernel::FfnNorm,
-            Self::Norm { norm: Norm::Final, .. } => Kernel::FinalNorm,
-            Self::Linear { projection: Projection::Qkv, .. } => Kernel::Qkv,
-            Self::Linear { projection: Projection::Output, .. } => Kernel::Output,
-            Self::Linear { projection: Projection::GateUp, .. } => Kernel::GateUp,
-            Self::Linear { projection: Projection::Down, .. } => Kernel::Down,
-            Self::Linear { projection: Projection::Head, .. } => Kernel::Head,
-            Self::RopeAppend { .. } => Kernel::RopeAppend,
-            Self::AttentionDecode { .. } => Kernel::AttentionDecode,
-            Self::AttentionPrefill { .. } => Kernel::AttentionPrefill,
-            Self::Sample => Kernel::Sample,
-        }
-    }
-
-    /// The layer it belongs to, if it belongs to one.
-    #[must_use]
-    pub const fn layer(self) -> Option<u32> {
-        match self {
-            Self::Embed
-            | Self::Sample
-            | Self::Norm { norm: Norm::Final, .. }
-            | Self::Linear { projection: Projection::Head, .. } => None,
-            Self::Norm { layer, .. }
-            | Self::Linear { layer, .. }
-            | Self::RopeAppend { layer }
-            | Self::AttentionDecode { layer }
-            | Self::AttentionPrefill { layer } => Some(layer),
-        }
-    }
-}
 
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -309,7 +206,8 @@ pub enum DeviceError {
 /// Duties of an implementor:
 /// 1. `begin_step` copies its inputs; they may change after it returns.
 /// 2. `launch` runs operations in the order they are given, as if one after another. It may
-///    return before they ran.
+///    return before they ran. Which operations a step takes follows from the techniques of
+///    [`Backend::storage`]; others are refused.
 /// 3. `end_step` returns when every operation of the step has run. It appends one [`Span`] per
 ///    launch, in launch order, in the clock the backend was built with, and one [`Sampled`] per
 ///    row that asked for logits, in order.

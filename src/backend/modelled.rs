@@ -317,6 +317,7 @@ fn mix(hash: u64, token: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::backend::{Mask, Projection, Sampling};
+    use crate::cost::Techniques;
     use crate::event::Dtype;
     use crate::model::{Family, Precision, Rope};
 
@@ -349,6 +350,7 @@ mod tests {
             block_tokens: 4,
             piece_tokens: None,
             quantized_rows: false,
+            techniques: Techniques::ALL,
         };
         let limits = Limits { rows: 16, logits_rows: 4, kv_blocks: 8, block_tokens: 4 };
         ModelledDevice::new(shape(), storage, limits, timing, clock.clone())

@@ -1,5 +1,6 @@
 //! `gemba bench`: how fast a model runs here, prefill and decode apart.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::device::{Device, DeviceName, Placement};
+use super::technique::{TechniqueArgs, switches};
 use crate::backend::{DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs};
 use crate::cost::Formulas;
 use crate::engine::forward;
@@ -34,6 +36,9 @@ pub struct BenchArgs {
     /// Threads; as many as the machine has cores if not given
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// What it does without
+    #[command(flatten)]
+    techniques: TechniqueArgs,
     /// Sequences that run together
     #[arg(long, value_name = "B", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -124,6 +129,8 @@ struct Outcome {
     kv_precision: &'static str,
     /// Of the processor; none on a card.
     threads: Option<usize>,
+    /// Which techniques were used.
+    techniques: BTreeMap<&'static str, bool>,
     batch: u32,
     prompt: u32,
     #[serde(rename = "gen")]
@@ -149,10 +156,11 @@ struct Outcome {
 /// [`Failure`] if the device or the model cannot be opened, run or described.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let device = DeviceName::find(&args.device)?;
-    measure(args, device).map_err(|error| Failure::new(error, None::<String>))
+    let placement = placement(args, device)?;
+    measure(args, placement).map_err(|error| Failure::new(error, None::<String>))
 }
 
-fn measure(args: &BenchArgs, device: DeviceName) -> Result<(), BenchError> {
+fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     let model = open(&args.model, args.seed)?;
     let found = u64::from(args.prompt) + u64::from(args.generate);
     let most = model.shape().context;
@@ -160,7 +168,7 @@ fn measure(args: &BenchArgs, device: DeviceName) -> Result<(), BenchError> {
         return Err(BenchError::Context { most, found });
     }
     let clock = Arc::new(WallClock::start());
-    let device = Device::open(&model, placement(args, device), clock.clone())?;
+    let device = Device::open(&model, placement, clock.clone())?;
     let mut bench = Bench::new(device, args);
     let probe = Probe::of(&bench.device)?;
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
@@ -200,6 +208,7 @@ fn measure(args: &BenchArgs, device: DeviceName) -> Result<(), BenchError> {
                 Device::Cpu(cpu) => Some(cpu.threads()),
                 Device::Cuda(_) => None,
             },
+            techniques: switches(placement.techniques),
             batch: args.batch,
             prompt: args.prompt,
             generate: args.generate,
@@ -231,8 +240,8 @@ fn blocks_each(args: &BenchArgs) -> u32 {
     args.prompt.saturating_add(args.generate).saturating_add(1).div_ceil(BLOCK_TOKENS)
 }
 
-fn placement(args: &BenchArgs, device: DeviceName) -> Placement {
-    Placement {
+fn placement(args: &BenchArgs, device: DeviceName) -> Result<Placement, Failure> {
+    Ok(Placement {
         device,
         precision: args.precision,
         kv_precision: args.kv_precision,
@@ -243,7 +252,8 @@ fn placement(args: &BenchArgs, device: DeviceName) -> Placement {
             block_tokens: BLOCK_TOKENS,
         },
         threads: args.threads,
-    }
+        techniques: args.techniques.on(device)?,
+    })
 }
 
 /// Rows of one sequence in a step.
@@ -407,6 +417,11 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         None => outcome.device.clone(),
     };
     writeln!(out, "{model} {precision}, {on}, batch {batch}, {repeats} repeats")?;
+    let off: Vec<&str> =
+        outcome.techniques.iter().filter(|(_, on)| !**on).map(|(name, _)| *name).collect();
+    if !off.is_empty() {
+        writeln!(out, "without {}", off.join(", "))?;
+    }
     writeln!(out, "{:28}{:>12}{:>12}{:>12}", "", "median", "least", "most")?;
     for (name, rates) in [
         (format!("prefill {prompt}, tokens/s"), &outcome.prefill),

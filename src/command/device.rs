@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::Failure;
+use super::technique::switches;
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::cuda::{self, Cuda, OpenError};
 use crate::backend::{Backend, DeviceError, Limits, cache_folder};
+use crate::cost::Techniques;
 use crate::event::Clock;
 use crate::model::{Model, Precision};
 
@@ -59,6 +61,19 @@ pub(super) struct Placement {
     pub limits: Limits,
     /// Threads of the processor; 0 for as many as it has cores.
     pub threads: usize,
+    /// Which techniques are used; all of them on the processor.
+    pub techniques: Techniques,
+}
+
+impl Placement {
+    /// Adds its switches to those of the scheduler, an object of `run.json`.
+    pub(super) fn describe(&self, engine: &mut serde_json::Value) {
+        if let Some(fields) = engine.as_object_mut() {
+            fields.insert("threads".to_owned(), self.threads.into());
+            let techniques = serde_json::to_value(switches(self.techniques)).unwrap_or_default();
+            fields.insert("techniques".to_owned(), techniques);
+        }
+    }
 }
 
 /// A device with a model on it.
@@ -79,7 +94,7 @@ impl Device {
         placement: Placement,
         clock: Arc<dyn Clock + Send>,
     ) -> Result<Self, DeviceError> {
-        let Placement { device, precision, kv_precision, limits, threads } = placement;
+        let Placement { device, precision, kv_precision, limits, threads, techniques } = placement;
         match device {
             DeviceName::Cpu => {
                 let options = cpu::Options { precision, kv_precision, limits, threads };
@@ -91,7 +106,7 @@ impl Device {
                         OpenError::Missing(missing) => DeviceError::Unsupported(missing.what),
                         OpenError::Device(error) => error,
                     })?;
-                let options = cuda::Options { precision, kv_precision, limits };
+                let options = cuda::Options { precision, kv_precision, limits, techniques };
                 Ok(Self::Cuda(Box::new(Cuda::load(driver, model, options, clock)?)))
             }
         }

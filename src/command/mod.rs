@@ -13,6 +13,7 @@ pub mod report;
 pub mod run;
 #[cfg(feature = "serve")]
 pub mod serve;
+mod technique;
 mod telemetry;
 #[cfg(feature = "watch")]
 pub mod watch;

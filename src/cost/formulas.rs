@@ -1,4 +1,4 @@
-//! Bytes and operations of each kernel, in fused form.
+//! Bytes and operations of each kernel, in fused form; `unfused` has those that stand in for them.
 //!
 //! Symbols: `T` rows, `R` rows that ask for logits, `d` hidden, `F` feed-forward width, `V`
 //! vocabulary, `Hq`/`Hkv` heads, `D` elements of a head, `S` context of a decode row with
@@ -27,7 +27,7 @@ use crate::model::{Precision, Shape};
 use crate::unit::{Bytes, Ops};
 
 use super::load::Cut;
-use super::{Kernel, StepLoad};
+use super::{Kernel, StepLoad, Technique, Techniques};
 
 /// How a backend stores what a step moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Storage {
     pub piece_tokens: Option<u32>,
     /// Whether rows are written out in blocks of 8-bit integers before they are multiplied.
     pub quantized_rows: bool,
+    /// Which techniques it uses; the others' kernels stand in their place.
+    pub techniques: Techniques,
 }
 
 /// The least an operation must move and compute.
@@ -84,17 +86,17 @@ pub const fn dtype(precision: Precision) -> Dtype {
 /// The formulas for one model on one backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Formulas {
-    storage: Storage,
+    pub(super) storage: Storage,
     window: u64,
-    hidden: u64,
-    ffn: u64,
-    vocab: u64,
-    q_width: u64,
-    kv_width: u64,
-    head_dim: u64,
-    heads: u64,
-    qkv_bias: bool,
-    qk_norm: bool,
+    pub(super) hidden: u64,
+    pub(super) ffn: u64,
+    pub(super) vocab: u64,
+    pub(super) q_width: u64,
+    pub(super) kv_width: u64,
+    pub(super) head_dim: u64,
+    pub(super) heads: u64,
+    pub(super) qkv_bias: bool,
+    pub(super) qk_norm: bool,
 }
 
 impl Formulas {
@@ -143,23 +145,44 @@ impl Formulas {
     /// What one run of `kernel` must take in a step of this load.
     #[must_use]
     pub fn budget(&self, kernel: Kernel, load: &StepLoad) -> Budget {
+        let qkv = self.q_width + 2 * self.kv_width;
         match kernel {
             Kernel::Embed => self.embed(load),
             Kernel::AttentionNorm | Kernel::FfnNorm => self.norm(kernel, load.rows),
             Kernel::FinalNorm => self.norm(kernel, load.logits_rows),
+            Kernel::DequantizeQkv => self.dequantize(kernel, self.hidden, qkv),
             Kernel::Qkv => self.qkv(load.rows),
+            Kernel::BiasAdd => self.bias_add(load.rows),
+            Kernel::HeadNorm => self.head_norm(load.rows),
+            Kernel::Rope => self.rope(load.rows),
+            Kernel::KvAppend => self.kv_append(load.rows),
             Kernel::RopeAppend => self.rope_append(load.rows),
             Kernel::AttentionDecode => self.attention_decode(load),
             Kernel::AttentionPrefill => self.attention_prefill(load),
+            Kernel::DecodeScores
+            | Kernel::DecodeSoftmax
+            | Kernel::DecodeValues
+            | Kernel::PrefillScores
+            | Kernel::PrefillSoftmax
+            | Kernel::PrefillValues => self.naive_attention(kernel, load),
+            Kernel::DequantizeOutput => self.dequantize(kernel, self.q_width, self.hidden),
             Kernel::Output => self.residual_product(kernel, self.q_width, load.rows),
-            Kernel::Down => self.residual_product(kernel, self.ffn, load.rows),
+            Kernel::OutputAdd | Kernel::DownAdd => self.residual_add(kernel, load.rows),
+            Kernel::DequantizeGateUp => self.dequantize(kernel, self.hidden, 2 * self.ffn),
             Kernel::GateUp => self.gate_up(load.rows),
+            Kernel::SiluMul => self.silu_mul(load.rows),
+            Kernel::DequantizeDown => self.dequantize(kernel, self.ffn, self.hidden),
+            Kernel::Down => self.residual_product(kernel, self.ffn, load.rows),
+            Kernel::DequantizeHead => self.dequantize(kernel, self.hidden, self.vocab),
             Kernel::Head => self.head(load.logits_rows),
             Kernel::Sample => self.sample(load.logits_rows),
+            Kernel::SampleWeights | Kernel::SampleSort | Kernel::SamplePick => {
+                self.naive_sampling(kernel, load.logits_rows)
+            }
         }
     }
 
-    fn blank(&self, kernel: Kernel) -> Budget {
+    pub(super) fn blank(&self, kernel: Kernel) -> Budget {
         Budget {
             kernel,
             weight_bytes: Bytes::ZERO,
@@ -176,16 +199,27 @@ impl Formulas {
     fn product(&self, kernel: Kernel, rows: u64, inputs: u64, outputs: u64) -> Budget {
         let quantized =
             if self.storage.quantized_rows { 2 * rows * Precision::Q8_0.bytes(inputs) } else { 0 };
+        let ops = Ops(2 * rows * inputs * outputs);
+        if self.dequantizes() {
+            // The weights were read before, and written out as activations.
+            let excess_bytes = self.activations(inputs * outputs);
+            return Budget { excess_bytes, ops, ..self.blank(kernel) };
+        }
         Budget {
             weight_bytes: Bytes(self.storage.weights.bytes(inputs * outputs)),
             excess_bytes: Bytes(quantized),
-            ops: Ops(2 * rows * inputs * outputs),
+            ops,
             dtype: dtype(self.storage.weights),
             ..self.blank(kernel)
         }
     }
 
-    fn activations(&self, elements: u64) -> Bytes {
+    /// Bytes of so many elements of the cache.
+    pub(super) fn kv_bytes(&self, elements: u64) -> Bytes {
+        Bytes(self.storage.kv.bytes(elements))
+    }
+
+    pub(super) fn activations(&self, elements: u64) -> Bytes {
         Bytes(elements * self.storage.activation_bytes)
     }
 
@@ -210,7 +244,7 @@ impl Formulas {
         let outputs = self.q_width + 2 * self.kv_width;
         let mut budget = self.product(Kernel::Qkv, rows, self.hidden, outputs);
         budget.activation_bytes = self.activations(rows * (self.hidden + outputs));
-        if self.qkv_bias {
+        if self.qkv_bias && self.uses(Technique::FusedRope) {
             budget.weight_bytes += self.activations(outputs);
             budget.ops += Ops(rows * outputs);
         }
@@ -222,7 +256,7 @@ impl Formulas {
         let (norms, norm_ops) = if self.qk_norm { (2 * self.head_dim, 4) } else { (0, 0) };
         Budget {
             weight_bytes: self.activations(norms),
-            kv_bytes: Bytes(self.storage.kv.bytes(2 * rows * self.kv_width)),
+            kv_bytes: self.kv_bytes(2 * rows * self.kv_width),
             activation_bytes: self.activations(rows * (2 * self.q_width + 2 * self.kv_width)),
             ops: Ops((3 + norm_ops) * rows * turned),
             ..self.blank(Kernel::RopeAppend)
@@ -233,7 +267,7 @@ impl Formulas {
         let partials = load.decode_pieces * self.heads * (self.head_dim + 2);
         let ends = self.activations(2 * load.decode_rows * self.q_width);
         Budget {
-            kv_bytes: Bytes(self.storage.kv.bytes(2 * load.decode_kv_tokens * self.kv_width)),
+            kv_bytes: self.kv_bytes(2 * load.decode_kv_tokens * self.kv_width),
             activation_bytes: ends + Bytes(4 * load.decode_blocks),
             // Partial results are f32 on every backend, written once and read once.
             excess_bytes: Bytes(2 * 4 * partials),
@@ -245,7 +279,7 @@ impl Formulas {
     fn attention_prefill(&self, load: &StepLoad) -> Budget {
         let ends = self.activations(2 * load.prefill_rows * self.q_width);
         Budget {
-            kv_bytes: Bytes(self.storage.kv.bytes(2 * load.prefill_kv_tokens * self.kv_width)),
+            kv_bytes: self.kv_bytes(2 * load.prefill_kv_tokens * self.kv_width),
             activation_bytes: ends + Bytes(4 * load.prefill_blocks),
             ops: Ops(4 * self.q_width * load.prefill_query_context),
             ..self.blank(Kernel::AttentionPrefill)
@@ -255,14 +289,24 @@ impl Formulas {
     /// A product back to the width of the residual stream, added to it.
     fn residual_product(&self, kernel: Kernel, inputs: u64, rows: u64) -> Budget {
         let mut budget = self.product(kernel, rows, inputs, self.hidden);
-        budget.activation_bytes = self.activations(rows * (inputs + 2 * self.hidden));
-        budget.ops += Ops(rows * self.hidden);
+        if self.uses(Technique::FusedResidual) {
+            budget.activation_bytes = self.activations(rows * (inputs + 2 * self.hidden));
+            budget.ops += Ops(rows * self.hidden);
+        } else {
+            budget.activation_bytes = self.activations(rows * inputs);
+            budget.excess_bytes += self.activations(rows * self.hidden);
+        }
         budget
     }
 
     fn gate_up(&self, rows: u64) -> Budget {
         let mut budget = self.product(Kernel::GateUp, rows, self.hidden, 2 * self.ffn);
-        budget.activation_bytes = self.activations(rows * (self.hidden + self.ffn));
+        if self.uses(Technique::FusedSwiglu) {
+            budget.activation_bytes = self.activations(rows * (self.hidden + self.ffn));
+        } else {
+            budget.activation_bytes = self.activations(rows * self.hidden);
+            budget.excess_bytes += self.activations(2 * rows * self.ffn);
+        }
         budget
     }
 

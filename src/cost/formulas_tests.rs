@@ -31,6 +31,7 @@ fn storage(weights: Precision) -> Storage {
         block_tokens: 16,
         piece_tokens: Some(256),
         quantized_rows: false,
+        techniques: Techniques::ALL,
     }
 }
 
@@ -122,4 +123,96 @@ fn formats_of_matrices_and_of_the_rest() {
     let load = formulas.load([(0, 1)], 1);
     assert_eq!(formulas.budget(Kernel::Head, &load).dtype, Dtype::Bf16);
     assert_eq!(formulas.budget(Kernel::AttentionDecode, &load).dtype, Dtype::F32);
+}
+
+/// Weight, KV, activation and excess bytes and operations of all kernels of a layer and of the end
+/// of a step, together.
+fn step_of(formulas: &Formulas, load: &StepLoad) -> [u64; 5] {
+    let run = Kernel::ALL.into_iter().filter(|kernel| formulas.runs(*kernel, load));
+    run.fold([0; 5], |sums, kernel| {
+        let found = numbers(formulas.budget(kernel, load));
+        std::array::from_fn(|i| sums[i] + found[i])
+    })
+}
+
+#[test]
+fn what_is_switched_off_takes_the_same_and_moves_more() {
+    let shape = Shape { qkv_bias: true, qk_norm: true, ..shape() };
+    for weights in [Precision::Bf16, Precision::Q8_0, Precision::Q4_0] {
+        let storage = Storage { activation_bytes: 2, ..storage(weights) };
+        let with = |techniques| Formulas::new(&shape, Storage { techniques, ..storage });
+        let all = with(Techniques::ALL);
+        for sequences in [&[(5, 1), (600, 1), (10, 3)][..], &[(7, 1)], &[(0, 9), (3, 2)]] {
+            let load = all.load(sequences.iter().copied(), 2);
+            let fused = step_of(&all, &load);
+            for technique in Technique::ALL {
+                let one = with(Techniques::ALL.without(technique));
+                let load = one.load(sequences.iter().copied(), 2);
+                let found = step_of(&one, &load);
+                let what = format!("{technique:?}, {weights:?}, {sequences:?}");
+                assert_eq!(
+                    [found[0], found[1], found[2], found[4]],
+                    [fused[0], fused[1], fused[2], fused[4]],
+                    "{what}"
+                );
+                // Attention that is not cut leaves no partial results; all others write more.
+                let decodes = sequences.iter().any(|(_, rows)| *rows == 1);
+                match technique {
+                    Technique::SplitKv => assert!(found[3] <= fused[3], "{what}"),
+                    Technique::FusedDequantize if weights == Precision::Bf16 => {
+                        assert_eq!(found[3], fused[3], "{what}");
+                    }
+                    Technique::FusedAttention if decodes => {
+                        let partial = all.budget(Kernel::AttentionDecode, &load).excess_bytes.0;
+                        assert!(found[3] > fused[3] - partial, "{what}");
+                    }
+                    _ => assert!(found[3] > fused[3], "{what}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn excess_is_what_one_writes_and_the_next_reads() {
+    let shape = Shape { qkv_bias: true, qk_norm: true, ..shape() };
+    let storage =
+        Storage { techniques: Techniques::NONE, activation_bytes: 2, ..storage(Precision::Q8_0) };
+    let formulas = Formulas::new(&shape, storage);
+    // Single rows behind 31 and 99 tokens, a chunk of 3 rows behind 10; 3 rows ask.
+    let load = formulas.load([(31, 1), (99, 1), (10, 3)], 3);
+    for (kernel, expected) in [
+        // 64·128 weights are 256 blocks of 34 bytes, and 2 bytes each written.
+        (Kernel::DequantizeQkv, [8704, 0, 0, 16_384, 0]),
+        // The same read; 5·(64+128)·2; 2·5·64·128.
+        (Kernel::Qkv, [0, 0, 1920, 16_384, 81_920]),
+        (Kernel::BiasAdd, [256, 0, 0, 2560, 640]),
+        // 5 rows of 96: queries and keys, there and back.
+        (Kernel::HeadNorm, [64, 0, 0, 1920, 1920]),
+        // Queries there and back and keys in, keys back.
+        (Kernel::Rope, [0, 0, 1600, 320, 1440]),
+        (Kernel::KvAppend, [0, 640, 320, 320, 0]),
+        // 132 tokens of 32 elements; 2 rows of 64 and 9 blocks; 4 heads · 2 rows · 100 scores.
+        (Kernel::DecodeScores, [0, 8448, 256 + 36, 3200, 16_896]),
+        (Kernel::DecodeSoftmax, [0, 0, 0, 6400, 0]),
+        (Kernel::DecodeValues, [0, 8448, 256, 3200 + 36, 16_896]),
+        // 4 heads · 3 rows · 13 scores.
+        (Kernel::PrefillScores, [0, 832, 384 + 4, 624, 4608]),
+        (Kernel::PrefillSoftmax, [0, 0, 0, 1248, 0]),
+        (Kernel::PrefillValues, [0, 832, 384, 624 + 4, 4608]),
+        // 5·64·2 in; as much out and 64·64 weights in.
+        (Kernel::Output, [0, 0, 640, 640 + 8192, 40_960]),
+        (Kernel::OutputAdd, [0, 0, 1280, 640, 320]),
+        // 5·2·160 gates and ups, there and back.
+        (Kernel::GateUp, [0, 0, 640, 3200 + 40_960, 204_800]),
+        (Kernel::SiluMul, [0, 0, 1600, 3200, 0]),
+        (Kernel::Down, [0, 0, 1600, 640 + 20_480, 102_400]),
+        (Kernel::DequantizeHead, [21_760, 0, 0, 40_960, 0]),
+        // 3·320 logits of 4 bytes in, as many weights out; 512 places in 45 passes.
+        (Kernel::SampleWeights, [0, 0, 3840, 3840, 5760]),
+        (Kernel::SampleSort, [0, 0, 0, 3840 + 3 * 512 * (8 + 16 * 45), 0]),
+        (Kernel::SamplePick, [0, 0, 0, 3 * 512 * 8 + 3840, 0]),
+    ] {
+        assert_eq!(numbers(formulas.budget(kernel, &load)), expected, "{}", kernel.name());
+    }
 }

@@ -20,12 +20,16 @@ pub struct StepLoad {
     pub decode_blocks: u64,
     /// Partial results of those rows whose context was cut into pieces, pieces together.
     pub decode_pieces: u64,
+    /// The longest context of those rows, each with itself.
+    pub decode_longest: u64,
     /// Rows that the prefill kernel attends for.
     pub prefill_rows: u64,
     /// Tokens whose keys and values the prefill sequences read, each once.
     pub prefill_kv_tokens: u64,
     /// Block-table entries the prefill sequences read, each once.
     pub prefill_blocks: u64,
+    /// The longest context of the prefill sequences, their rows included.
+    pub prefill_longest: u64,
     /// Tokens attended to, summed over the rows of the prefill kernel.
     pub prefill_query_context: u64,
 }
@@ -56,6 +60,7 @@ impl StepLoad {
             self.decode_rows += 1;
             self.decode_kv_tokens += kv_tokens;
             self.decode_blocks += blocks;
+            self.decode_longest = self.decode_longest.max(end);
             let pieces = end.div_ceil(cut.piece_tokens) - start / cut.piece_tokens;
             if pieces > 1 {
                 self.decode_pieces += pieces;
@@ -64,6 +69,7 @@ impl StepLoad {
             self.prefill_rows += rows;
             self.prefill_kv_tokens += kv_tokens;
             self.prefill_blocks += blocks;
+            self.prefill_longest = self.prefill_longest.max(end);
             self.prefill_query_context += query_context(cut.window, context, rows);
         }
     }
@@ -102,6 +108,7 @@ mod tests {
         assert_eq!(load.decode_rows, 2);
         assert_eq!(load.amount(Driver::KvTokens), 101 + 601);
         assert_eq!(load.decode_blocks, 7 + 38);
+        assert_eq!((load.decode_longest, load.prefill_longest), (601, 0));
         // Only the second is cut: 601 tokens are three pieces of 256.
         assert_eq!(load.decode_pieces, 3);
         assert_eq!(load.amount(Driver::QueryContext), 0);
@@ -115,6 +122,7 @@ mod tests {
         assert_eq!(load.amount(Driver::QueryContext), 11 + 12 + 13 + 14);
         assert_eq!(load.prefill_kv_tokens, 14);
         assert_eq!(load.prefill_blocks, 1);
+        assert_eq!((load.decode_longest, load.prefill_longest), (0, 14));
         assert_eq!(load.decode_rows, 0);
     }
 

@@ -9,8 +9,11 @@ mod floor;
 mod formulas;
 mod kernel;
 mod load;
+mod technique;
+mod unfused;
 
 pub use floor::{Floor, Roofs};
 pub use formulas::{Budget, Formulas, Storage, dtype};
 pub use kernel::Kernel;
 pub use load::StepLoad;
+pub use technique::{Technique, Techniques};

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::backend::{Backend, DeviceError, Op, Sampling, SequenceRows, Span, StepInputs, kept};
 use crate::cost::{Formulas, Kernel, StepLoad};
-use crate::event::Calibration;
+use crate::event::{Calibration, Driver};
 use crate::unit::Nanos;
 
 use super::forward;
@@ -126,7 +126,7 @@ impl<'a> Sweep<'a> {
             return Ok(());
         }
         let batch = vec![(context, 1); sequences as usize];
-        self.step(&batch, 0, false, |op| matches!(op, Op::AttentionDecode { .. }))
+        self.step(&batch, 0, false, |op| op.kernel().driver() == Driver::KvTokens)
     }
 
     /// A step of one chunk behind ever longer contexts; only attention is timed.
@@ -134,7 +134,7 @@ impl<'a> Sweep<'a> {
         let rows = ROWS.into_iter().rfind(|rows| *rows <= self.backend.limits().rows).unwrap_or(1);
         for context in CONTEXTS {
             if u64::from(context) + u64::from(rows) <= self.positions() {
-                let is_attention = |op: &Op| matches!(op, Op::AttentionPrefill { .. });
+                let is_attention = |op: &Op| op.kernel().driver() == Driver::QueryContext;
                 self.step(&vec![(context, rows)], 0, false, is_attention)?;
             }
         }
@@ -151,7 +151,7 @@ impl<'a> Sweep<'a> {
     ) -> Result<(), DeviceError> {
         let load = self.formulas.load(batch.iter().copied(), logits_rows);
         // The operations of a model of one layer; the layer is put in as it comes.
-        let (inner, ends): (Vec<Op>, Vec<Op>) = forward::operations(1, &load)
+        let (inner, ends): (Vec<Op>, Vec<Op>) = forward::operations(1, &self.formulas, &load)
             .filter(|op| timed(op))
             .partition(|op| op.layer().is_some());
         if outer {
@@ -166,7 +166,7 @@ impl<'a> Sweep<'a> {
                 break;
             }
             let layer = self.next_layer % layers;
-            let inner: Vec<Op> = inner.iter().map(|op| in_layer(*op, layer)).collect();
+            let inner: Vec<Op> = inner.iter().map(|op| op.in_layer(layer)).collect();
             spent += self.launch(batch, &load, &inner)?;
             self.next_layer += 1;
         }
@@ -244,17 +244,6 @@ impl<'a> Sweep<'a> {
     }
 }
 
-const fn in_layer(op: Op, layer: u32) -> Op {
-    match op {
-        Op::Norm { norm, .. } => Op::Norm { layer, norm },
-        Op::Linear { projection, .. } => Op::Linear { layer, projection },
-        Op::RopeAppend { .. } => Op::RopeAppend { layer },
-        Op::AttentionDecode { .. } => Op::AttentionDecode { layer },
-        Op::AttentionPrefill { .. } => Op::AttentionPrefill { layer },
-        Op::Embed | Op::Sample => op,
-    }
-}
-
 /// The middle of the times; the lower one of two.
 fn median(mut times: Vec<u64>) -> u64 {
     times.sort_unstable();
@@ -287,7 +276,7 @@ mod tests {
     use super::*;
     use crate::backend::Limits;
     use crate::backend::cpu::{Cpu, Options};
-    use crate::event::{Driver, WallClock};
+    use crate::event::WallClock;
     use crate::model::{Family, Model, Precision, Rope, Shape};
 
     fn backend() -> Cpu {
@@ -322,7 +311,11 @@ mod tests {
     fn every_kernel_has_a_rising_table_within_the_limits() {
         let tables = calibrate(&mut backend()).unwrap();
         let names: Vec<_> = tables.iter().map(|table| table.kernel.as_str()).collect();
-        let catalogue: Vec<_> = Kernel::ALL.iter().map(|kernel| kernel.name()).collect();
+        let fused = Formulas::new(backend().shape(), *backend().storage());
+        let load = fused.load([(3, 1), (0, 2)], 1);
+        let ran = Kernel::ALL.iter().filter(|kernel| fused.runs(**kernel, &load));
+        let catalogue: Vec<_> = ran.map(|kernel| kernel.name()).collect();
+        assert_eq!(catalogue.len(), 13);
         assert_eq!(names, catalogue);
         for table in &tables {
             assert!(table.points.len() >= 3, "{table:?}");

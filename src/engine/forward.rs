@@ -3,41 +3,72 @@
 //! Neighbours: the engine launches what comes out of here on its `backend`; `cost` knows the
 //! formulas. Nothing here touches a tensor.
 
-use crate::backend::{Norm, Op, Projection};
+use crate::backend::{Attending, Norm, Op, Projection};
 use crate::cost::{Budget, Formulas, Kernel, StepLoad};
+
+/// Everything that a layer may run, in order.
+const LAYER: [Op; 26] = {
+    use Attending::{Decode, Prefill};
+    use Projection::{Down, GateUp, Output, Qkv};
+    let layer = 0;
+    [
+        Op::Norm { layer, norm: Norm::Attention },
+        Op::Dequantize { layer, projection: Qkv },
+        Op::Linear { layer, projection: Qkv },
+        Op::BiasAdd { layer },
+        Op::HeadNorm { layer },
+        Op::Rope { layer },
+        Op::KvAppend { layer },
+        Op::RopeAppend { layer },
+        Op::Scores { layer, rows: Decode },
+        Op::Softmax { layer, rows: Decode },
+        Op::Values { layer, rows: Decode },
+        Op::AttentionDecode { layer },
+        Op::Scores { layer, rows: Prefill },
+        Op::Softmax { layer, rows: Prefill },
+        Op::Values { layer, rows: Prefill },
+        Op::AttentionPrefill { layer },
+        Op::Dequantize { layer, projection: Output },
+        Op::Linear { layer, projection: Output },
+        Op::ResidualAdd { layer, projection: Output },
+        Op::Norm { layer, norm: Norm::Ffn },
+        Op::Dequantize { layer, projection: GateUp },
+        Op::Linear { layer, projection: GateUp },
+        Op::SiluMul { layer },
+        Op::Dequantize { layer, projection: Down },
+        Op::Linear { layer, projection: Down },
+        Op::ResidualAdd { layer, projection: Down },
+    ]
+};
+
+/// Everything that may follow the layers, in order.
+const ENDING: [Op; 7] = [
+    Op::Norm { layer: 0, norm: Norm::Final },
+    Op::Dequantize { layer: 0, projection: Projection::Head },
+    Op::Linear { layer: 0, projection: Projection::Head },
+    Op::SampleWeights,
+    Op::SampleSort,
+    Op::SamplePick,
+    Op::Sample,
+];
 
 /// The operations that a step of this load takes on a model of `layers` layers, in the order
 /// they must run.
 ///
-/// Attention is launched only for the kinds of sequence there are; final norm, head and
-/// sampling only if a row asks for logits.
-pub fn operations(layers: u32, load: &StepLoad) -> impl Iterator<Item = Op> + use<> {
-    let (decode, prefill) = (load.decode_rows > 0, load.prefill_rows > 0);
-    let logits = load.logits_rows > 0;
-    let layer_operations = (0..layers).flat_map(move |layer| {
-        [
-            Some(Op::Norm { layer, norm: Norm::Attention }),
-            Some(Op::Linear { layer, projection: Projection::Qkv }),
-            Some(Op::RopeAppend { layer }),
-            decode.then_some(Op::AttentionDecode { layer }),
-            prefill.then_some(Op::AttentionPrefill { layer }),
-            Some(Op::Linear { layer, projection: Projection::Output }),
-            Some(Op::Norm { layer, norm: Norm::Ffn }),
-            Some(Op::Linear { layer, projection: Projection::GateUp }),
-            Some(Op::Linear { layer, projection: Projection::Down }),
-        ]
-    });
-    let ending = [
-        Op::Norm { layer: 0, norm: Norm::Final },
-        Op::Linear { layer: 0, projection: Projection::Head },
-        Op::Sample,
-    ];
-    let last = if logits { ending.len() } else { 0 };
-    std::iter::once(Some(Op::Embed))
-        .chain(layer_operations)
-        .chain(ending.into_iter().take(last).map(Some))
-        .flatten()
-        .filter(move |_| decode || prefill)
+/// Which there are follows from the load (attention only for the kinds of sequence there are;
+/// final norm, head and sampling only if a row asks for logits), from the model's parts and from
+/// the techniques that the backend uses.
+pub fn operations(
+    layers: u32,
+    formulas: &Formulas,
+    load: &StepLoad,
+) -> impl Iterator<Item = Op> + use<> {
+    let (formulas, load) = (*formulas, *load);
+    let of_layers = (0..layers).flat_map(|layer| LAYER.map(|op| op.in_layer(layer)));
+    std::iter::once(Op::Embed)
+        .chain(of_layers)
+        .chain(ENDING)
+        .filter(move |op| formulas.runs(op.kernel(), &load))
 }
 
 /// Budgets of one step, computed once for each kernel and shared by the layers.
@@ -66,18 +97,18 @@ pub fn step(
     load: &StepLoad,
 ) -> impl Iterator<Item = (Op, Budget)> + use<> {
     let budgets = Budgets::of(formulas, load);
-    operations(layers, load).map(move |op| (op, *budgets.get(op.kernel())))
+    operations(layers, formulas, load).map(move |op| (op, *budgets.get(op.kernel())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::Storage;
+    use crate::cost::{Storage, Technique, Techniques};
     use crate::event::Dtype;
     use crate::model::{Family, Precision, Rope, Shape};
 
-    fn formulas() -> Formulas {
-        let shape = Shape {
+    fn shape() -> Shape {
+        Shape {
             family: Family::Llama,
             layers: 2,
             hidden: 64,
@@ -93,7 +124,10 @@ mod tests {
             qk_norm: false,
             tied_embeddings: false,
             sliding_window: None,
-        };
+        }
+    }
+
+    fn formulas() -> Formulas {
         let storage = Storage {
             weights: Precision::F32,
             kv: Precision::F16,
@@ -102,8 +136,9 @@ mod tests {
             block_tokens: 16,
             piece_tokens: None,
             quantized_rows: false,
+            techniques: Techniques::ALL,
         };
-        Formulas::new(&shape, storage)
+        Formulas::new(&shape(), storage)
     }
 
     fn names(sequences: &[(u32, u32)], logits_rows: u32) -> Vec<&'static str> {
@@ -148,6 +183,70 @@ mod tests {
         let count = |name| names.iter().filter(|other| **other == name).count();
         assert_eq!(count("attention_decode"), 2);
         assert_eq!(count("attention_prefill"), 2);
+    }
+
+    /// Names of a layer and of the end, on a model that has every part.
+    fn without(techniques: Techniques) -> Vec<&'static str> {
+        let shape = Shape { qkv_bias: true, qk_norm: true, ..shape() };
+        let storage = Storage { weights: Precision::Q8_0, techniques, ..*formulas().storage() };
+        let formulas = Formulas::new(&shape, storage);
+        let load = formulas.load([(5, 1), (0, 7)], 1);
+        operations(1, &formulas, &load).map(|op| op.kernel().name()).collect()
+    }
+
+    #[test]
+    fn what_is_switched_off_runs_one_by_one() {
+        let all = without(Techniques::ALL);
+        assert_eq!(all.len(), 13);
+        for (technique, gone, instead) in [
+            (Technique::FusedResidual, &[][..], &["output_add", "down_add"][..]),
+            (Technique::FusedSwiglu, &[], &["silu_mul"]),
+            (
+                Technique::FusedRope,
+                &["rope_append"],
+                &["bias_add", "head_norm", "rope", "kv_append"],
+            ),
+            (
+                Technique::FusedAttention,
+                &["attention_decode", "attention_prefill"],
+                &[
+                    "decode_scores",
+                    "decode_softmax",
+                    "decode_values",
+                    "prefill_scores",
+                    "prefill_softmax",
+                    "prefill_values",
+                ],
+            ),
+            (Technique::SplitKv, &[], &[]),
+            (
+                Technique::FusedDequantize,
+                &[],
+                &[
+                    "dequantize_qkv",
+                    "dequantize_output",
+                    "dequantize_gate_up",
+                    "dequantize_down",
+                    "dequantize_head",
+                ],
+            ),
+            (
+                Technique::FusedSampling,
+                &["sample"],
+                &["sample_weights", "sample_sort", "sample_pick"],
+            ),
+        ] {
+            let found = without(Techniques::ALL.without(technique));
+            let kept: Vec<_> = found.iter().filter(|name| all.contains(name)).collect();
+            assert_eq!(kept.len() + gone.len(), all.len(), "{technique:?}: {found:?}");
+            let new: Vec<_> = found.iter().filter(|name| !all.contains(name)).copied().collect();
+            assert_eq!(new, instead, "{technique:?}");
+        }
+        let naive = without(Techniques::NONE);
+        assert_eq!(naive.len(), 13 - 4 + 2 + 1 + 4 + 6 + 5 + 3);
+        let at = |name| naive.iter().position(|found| *found == name);
+        assert!(at("dequantize_down") < at("down") && at("down") < at("down_add"));
+        assert!(at("qkv") < at("bias_add") && at("kv_append") < at("decode_scores"));
     }
 
     #[test]

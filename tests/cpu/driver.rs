@@ -75,7 +75,7 @@ impl Driver {
             rows.iter().map(|rows| (rows.context, rows.rows.end - rows.rows.start)),
             tokens.len() as u32,
         );
-        for op in forward::operations(self.cpu.shape().layers, &load) {
+        for op in forward::operations(self.cpu.shape().layers, &self.formulas, &load) {
             self.cpu.launch(op).unwrap();
         }
         self.spans.clear();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use gemba::backend::Sampling;
+use gemba::cost::{Kernel, Technique, Techniques};
 use gemba::engine::{Answer, Engine, Order, States, Turn, Verdict, limits};
 use gemba::event::{Arrival, Clock, Fact, Fate, Outcome, RequestId, WallClock};
 use gemba::model::{Model, Precision, open};
@@ -17,7 +18,7 @@ mod facts;
 use facts::Facts;
 
 use crate::near::{self, Choice};
-use crate::stepper::{LIMITS, on_cpu, on_host, small, whole};
+use crate::stepper::{LIMITS, Plain, on_cpu, small, whole};
 
 fn options() -> Options {
     let mut options = Options::default();
@@ -65,10 +66,20 @@ type Answers = BTreeMap<RequestId, Vec<u32>>;
 
 /// Runs all orders to the end; the later ones come when a few steps have run.
 fn play(model: &Model, precision: Precision, change: impl Fn(&mut Options)) -> (Answers, Facts) {
+    play_with(model, precision, Techniques::ALL, change)
+}
+
+fn play_with(
+    model: &Model,
+    precision: Precision,
+    techniques: Techniques,
+    change: impl Fn(&mut Options),
+) -> (Answers, Facts) {
     let mut options = options();
     change(&mut options);
     let clock = WallClock::start();
-    let device = on_host(model, precision, limits(&options), clock);
+    let plain = Plain { precision, limits: limits(&options), techniques };
+    let device = plain.on_card(model, 1, clock);
     let mut engine = Engine::new(Box::new(device), options, 0, &clock).unwrap();
     let mut facts: Vec<Fact> = Vec::new();
     engine.begin(States::new(0), &mut facts);
@@ -173,6 +184,31 @@ fn in_f16_every_token_is_the_cpus_or_tied_with_it() {
 #[test]
 fn with_quantized_weights_every_token_is_the_cpus_or_tied_with_it() {
     every_token_is_the_cpus(&small(|_| ()), Precision::Q4_0);
+}
+
+#[test]
+fn whatever_is_switched_off_the_tokens_are_the_same() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/llama-gqa");
+    let model = open(folder.to_str().unwrap(), 0).unwrap();
+    let (answers, fused) = play(&model, Precision::F16, |_| ());
+    let each = Technique::ALL.map(|technique| Techniques::ALL.without(technique));
+    for techniques in each.into_iter().chain([Techniques::NONE]) {
+        let (found, facts) = play_with(&model, Precision::F16, techniques, |_| ());
+        assert_eq!(found, answers, "{techniques:?}");
+        assert_eq!(verify(&model, Precision::F16, &found).wrong, 0, "{techniques:?}");
+        let excess =
+            |facts: &Facts| facts.launches.iter().map(|launch| launch.excess_bytes.0).sum::<u64>();
+        // Contexts of one piece leave nothing to save, nor do weights that are 16 bits already.
+        let idle = [Technique::SplitKv, Technique::FusedDequantize];
+        let same = idle.iter().any(|idle| techniques == Techniques::ALL.without(*idle));
+        assert_eq!(excess(&facts) > excess(&fused), !same, "{techniques:?}");
+        let of = |kernel: Kernel| {
+            let ran = |launch: &&gemba::event::Launch| launch.kernel.0 == kernel as u16;
+            facts.launches.iter().filter(ran).count()
+        };
+        let rope = techniques.has(Technique::FusedRope);
+        assert_eq!((of(Kernel::RopeAppend) > 0, of(Kernel::KvAppend) > 0), (rope, !rope));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use gemba::backend::cuda::{Cuda, Options};
 use gemba::backend::{Backend, DeviceError, Sampling};
+use gemba::cost::Techniques;
 use gemba::engine::limits;
 use gemba::event::{Outcome, WallClock};
 use gemba::model::Precision;
@@ -18,8 +19,12 @@ use crate::recorded::{Recorded, Tape};
 use crate::stepper::{LIMITS, Sequence, small, step, tokens};
 
 fn load(tape: &Rc<Tape>, memory: u64) -> Result<Cuda, DeviceError> {
-    let options =
-        Options { precision: Precision::Q8_0, kv_precision: Precision::Bf16, limits: LIMITS };
+    let options = Options {
+        precision: Precision::Q8_0,
+        kv_precision: Precision::Bf16,
+        limits: LIMITS,
+        techniques: Techniques::ALL,
+    };
     let driver = Box::new(Recorded::new(Rc::clone(tape), memory));
     Cuda::load(driver, &small(|_| ()), options, Arc::new(WallClock::start()))
 }
@@ -98,6 +103,7 @@ fn a_run_on_a_device_that_is_lost_leaves_a_readable_folder() {
             precision: Precision::Q8_0,
             kv_precision: Precision::F16,
             limits: limits(&options.engine),
+            techniques: Techniques::ALL,
         };
         let driver = Box::new(Recorded::new(Rc::clone(&tape), 1 << 30));
         let cuda = Cuda::load(driver, &model, options, Arc::new(clock))?;

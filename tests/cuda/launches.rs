@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gemba::backend::cuda::{Cuda, Options};
 use gemba::backend::{Backend, Limits, Sampling};
+use gemba::cost::Techniques;
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision};
 
@@ -13,9 +14,18 @@ use crate::recorded::{Asked, Recorded, Tape};
 use crate::stepper::{LIMITS, Sequence, small, step, tokens};
 
 fn load(model: &Model, precision: Precision, limits: Limits) -> (Cuda, Rc<Tape>) {
+    load_with(model, precision, limits, Techniques::ALL)
+}
+
+fn load_with(
+    model: &Model,
+    precision: Precision,
+    limits: Limits,
+    techniques: Techniques,
+) -> (Cuda, Rc<Tape>) {
     let tape = Rc::new(Tape::default());
     let driver = Recorded::new(Rc::clone(&tape), 1 << 30);
-    let options = Options { precision, kv_precision: Precision::F16, limits };
+    let options = Options { precision, kv_precision: Precision::F16, limits, techniques };
     let cuda = Cuda::load(Box::new(driver), model, options, Arc::new(WallClock::start())).unwrap();
     (cuda, tape)
 }
@@ -63,6 +73,81 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
     ];
     let expected = expected.map(|(name, grid, block)| (name.to_owned(), grid, block));
     assert_eq!(tape.launched(), expected);
+}
+
+#[test]
+fn a_naive_step_launches_every_operation_by_itself() {
+    let model = small(|shape| {
+        (shape.layers, shape.qkv_bias, shape.qk_norm) = (1, true, true);
+        (shape.heads, shape.kv_heads) = (2, 2);
+    });
+    let (mut cuda, tape) = load_with(&model, Precision::Q8_0, LIMITS, Techniques::NONE);
+    tape.asked.take();
+    let text = tokens(90, 3, 300);
+    let mut one = Sequence { done: 30, ..Sequence::new(&text, [3, 9, 4]) };
+    let mut many = Sequence::new(&text, 10..16);
+    let plan = &mut [(&mut one, 1), (&mut many, 70)];
+    let said = step(&mut cuda, plan, Sampling::GREEDY).unwrap();
+    assert!(!tape.asked.borrow().iter().any(|asked| matches!(asked, Asked::Allocate(_))));
+    let naive: [(&str, [u32; 3], u32); 30] = [
+        ("embed_q8_0", [1, 71, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("dequantize_q8_0", [1, 384, 1], 256),
+        ("gemm_w16", [3, 2, 1], 256),
+        ("bias_add", [14, 1, 1], 256),
+        ("head_norm", [71, 1, 1], 128),
+        ("rope", [71, 1, 1], 128),
+        ("kv_append_f16", [71, 1, 1], 128),
+        // 31 scores of one row, 70 of seventy.
+        ("attn_scores_f16", [1, 2, 1], 128),
+        ("attn_softmax", [1, 1, 1], 128),
+        ("attn_values_f16", [2, 1, 1], 256),
+        ("attn_scores_f16", [1, 2, 70], 128),
+        ("attn_softmax", [35, 1, 1], 128),
+        ("attn_values_f16", [2, 70, 1], 256),
+        ("dequantize_q8_0", [1, 96, 1], 256),
+        ("gemm_w16", [1, 2, 1], 256),
+        ("residual_add", [4, 1, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("dequantize_q8_0", [1, 320, 1], 256),
+        ("gemm_w16", [3, 2, 1], 256),
+        ("silu_mul", [6, 1, 1], 256),
+        ("dequantize_q8_0", [1, 96, 1], 256),
+        ("gemm_w16", [1, 2, 1], 256),
+        ("residual_add", [4, 1, 1], 256),
+        ("rms_norm", [71, 1, 1], 256),
+        ("dequantize_q8_0", [1, 300, 1], 256),
+        ("gemm_w16", [3, 2, 1], 256),
+        ("sample_weights", [71, 1, 1], 512),
+        ("sample_sort", [71, 1, 1], 512),
+        ("sample_pick", [71, 1, 1], 512),
+    ];
+    let naive = naive.map(|(name, grid, block)| (name.to_owned(), grid, block));
+    assert_eq!(tape.launched(), naive);
+    assert_eq!(said.spans.len(), naive.len());
+}
+
+#[test]
+fn a_vocabulary_beyond_a_grid_is_dequantized_in_several_launches() {
+    let model = small(|shape| (shape.layers, shape.vocab) = (1, 70_000));
+    let limits = Limits { rows: 4, logits_rows: 1, ..LIMITS };
+    let (mut cuda, tape) = load_with(&model, Precision::Q4_0, limits, Techniques::NONE);
+    tape.asked.take();
+    let mut one = Sequence::new(&tokens(1, 3, 300), 0..1);
+    step(&mut cuda, &mut [(&mut one, 1)], Sampling::GREEDY).unwrap();
+    let launched = tape.asked.take().into_iter().filter_map(|asked| match asked {
+        Asked::Launch { kernel, grid, arguments, .. } if kernel == "dequantize_q4_0" => {
+            Some((grid, arguments.values().to_vec()))
+        }
+        _ => None,
+    });
+    let launched: Vec<_> = launched.collect();
+    let [(first, from), (rest, behind)] = &launched[launched.len() - 2..] else { panic!() };
+    assert_eq!((*first, *rest), ([1, 65_535, 1], [1, 4465, 1]));
+    // 96 inputs: 2 bytes each as activations, one chunk of 64 bytes and 4 scales of 2 bytes.
+    for (at, step) in [192, 64, 8].into_iter().enumerate() {
+        assert_eq!(behind[at] - from[at], 65_535 * step);
+    }
 }
 
 #[test]

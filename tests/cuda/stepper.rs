@@ -7,7 +7,7 @@ use gemba::backend::cuda::{self, Activation, Cuda};
 use gemba::backend::{
     Backend, DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs,
 };
-use gemba::cost::Formulas;
+use gemba::cost::{Formulas, Techniques};
 use gemba::engine::forward;
 use gemba::event::WallClock;
 use gemba::model::{Family, Model, Precision, Rope, Shape};
@@ -36,9 +36,25 @@ pub fn on_card(
     limits: Limits,
     (multiprocessors, clock): (u32, WallClock),
 ) -> Cuda {
-    let options = cuda::Options { precision, kv_precision: Precision::F16, limits };
-    let host = Box::new(Host::new(activation(precision), multiprocessors));
-    Cuda::load(host, model, options, Arc::new(clock)).unwrap()
+    let plain = Plain { precision, limits, techniques: Techniques::ALL };
+    plain.on_card(model, multiprocessors, clock)
+}
+
+/// How a model is put on a card, keys and values in f16.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    pub precision: Precision,
+    pub limits: Limits,
+    pub techniques: Techniques,
+}
+
+impl Plain {
+    pub fn on_card(self, model: &Model, multiprocessors: u32, clock: WallClock) -> Cuda {
+        let Self { precision, limits, techniques } = self;
+        let options = cuda::Options { precision, kv_precision: Precision::F16, limits, techniques };
+        let host = Box::new(Host::new(activation(precision), multiprocessors));
+        Cuda::load(host, model, options, Arc::new(clock)).unwrap()
+    }
 }
 
 pub fn on_cpu(model: &Model, precision: Precision, limits: Limits) -> Cpu {
@@ -133,7 +149,7 @@ pub fn step(
         rows.iter().map(|rows| (rows.context, rows.rows.end - rows.rows.start)),
         tokens.len() as u32,
     );
-    for op in forward::operations(backend.shape().layers, &load) {
+    for op in forward::operations(backend.shape().layers, &formulas, &load) {
         backend.launch(op)?;
     }
     let (mut spans, mut sampled) = (Vec::new(), Vec::new());

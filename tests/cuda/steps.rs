@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use gemba::backend::{Backend, Mask, Sampling, SequenceRows, StepInputs};
+use gemba::cost::{Technique, Techniques};
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision, open};
 
 use crate::near;
-use crate::stepper::{LIMITS, Sequence, on_card, on_cpu, on_host, small, step, tokens, whole};
+use crate::stepper::{
+    LIMITS, Plain, Sequence, on_card, on_cpu, on_host, small, step, tokens, whole,
+};
 
 fn checkpoint(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
@@ -17,9 +20,15 @@ fn checkpoint(name: &str) -> Model {
 
 /// Every row of three sequences that are read in chunks and decoded beside each other.
 fn mixed_steps_match(name: &str, model: &Model, precision: Precision) {
+    mixed_steps_with(name, model, precision, Techniques::ALL);
+}
+
+fn mixed_steps_with(name: &str, model: &Model, precision: Precision, techniques: Techniques) {
+    let name = format!("{name} {techniques:?}");
     let mut cpu = on_cpu(model, precision, LIMITS);
     // Enough multiprocessors that products with many inputs are divided.
-    let mut cuda = on_card(model, precision, LIMITS, (66, WallClock::start()));
+    let plain = Plain { precision, limits: LIMITS, techniques };
+    let mut cuda = plain.on_card(model, 66, WallClock::start());
     let vocab = model.shape().vocab;
     let texts = [(40, 1), (23, 2), (9, 3)].map(|(count, seed)| tokens(count, seed, vocab));
     let expected = [0, 1, 2].map(|i| whole(&mut cpu, &texts[i]));
@@ -78,6 +87,48 @@ fn bf16_and_quantized_weights() {
 }
 
 #[test]
+fn whatever_is_switched_off() {
+    let every = small(|shape| {
+        (shape.qk_norm, shape.qkv_bias, shape.layers) = (true, true, 1);
+        (shape.heads, shape.kv_heads) = (4, 2);
+    });
+    for technique in Technique::ALL {
+        let techniques = Techniques::ALL.without(technique);
+        mixed_steps_with("every part", &every, Precision::Q8_0, techniques);
+    }
+    for precision in [Precision::Bf16, Precision::Q8_0, Precision::Q4_0] {
+        mixed_steps_with("every part", &every, precision, Techniques::NONE);
+    }
+    for name in ["llama-gqa", "mistral-window"] {
+        mixed_steps_with(name, &checkpoint(name), Precision::F16, Techniques::NONE);
+    }
+}
+
+/// The bits of what one kernel computes are those of the kernels in its place, but where these
+/// round in between; and both choose the same tokens.
+#[test]
+fn sampling_by_a_sort_draws_the_same_tokens() {
+    let model = small(|_| ());
+    let text = tokens(30, 9, 300);
+    let plain = |techniques| Plain { precision: Precision::Bf16, limits: LIMITS, techniques };
+    for (temperature, top_k, top_p) in [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.5, 20, 0.7)] {
+        let draw = |techniques| {
+            let mut cuda = plain(techniques).on_card(&model, 1, WallClock::start());
+            let mut sequence = Sequence::new(&text, 0..4);
+            let sampling = Sampling { temperature, top_k, top_p, seed: 77 };
+            step(&mut cuda, &mut [(&mut sequence, 30)], sampling).unwrap()
+        };
+        let one = draw(Techniques::ALL);
+        let sorted = draw(Techniques::ALL.without(Technique::FusedSampling));
+        assert_eq!(one.logits, sorted.logits);
+        for (one, sorted) in one.sampled.iter().zip(&sorted.sampled) {
+            assert_eq!(one.token, sorted.token);
+            assert!((one.logprob - sorted.logprob).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
 fn products_whose_inputs_are_divided() {
     // 2048 inputs of the down product: in two parts for few rows, in four for more.
     let model = small(|shape| (shape.layers, shape.ffn) = (1, 2048));
@@ -94,6 +145,26 @@ fn norms_of_heads_biases_and_tied_embeddings() {
     });
     for precision in [Precision::Bf16, Precision::Q8_0] {
         mixed_steps_match("tied", &model, precision);
+    }
+}
+
+/// Heads of 48 elements, which are neither of the tiles of 64 nor of 32 alone.
+#[test]
+fn the_model_that_is_run_where_none_is_named() {
+    let model = open("shape:stories15m", 0).unwrap();
+    assert_eq!(model.shape().head_dim, 48);
+    let limits = gemba::backend::Limits { rows: 16, logits_rows: 16, ..LIMITS };
+    let mut cpu = on_cpu(&model, Precision::Q8_0, limits);
+    let mut cuda = on_card(&model, Precision::Q8_0, limits, (132, WallClock::start()));
+    let text = tokens(5, 3, model.shape().vocab);
+    let expected = whole(&mut cpu, &text);
+    let mut sequence = Sequence::new(&text, 0..4);
+    for (first, count) in [(0, 4), (4, 1)] {
+        let said = step(&mut cuda, &mut [(&mut sequence, count)], Sampling::GREEDY).unwrap();
+        for (expected, found) in expected[first..].iter().zip(&said.logits[0]) {
+            let distance = near::distance(Precision::Q8_0, expected, found);
+            assert!(distance < 1.0, "{distance} of the bound");
+        }
     }
 }
 
@@ -118,7 +189,7 @@ fn long_contexts_are_cut_into_pieces() {
         backend.begin_step(&inputs).unwrap();
         let formulas = gemba::cost::Formulas::new(backend.shape(), *backend.storage());
         let load = formulas.load([(0, 518)], 0);
-        for op in gemba::engine::forward::operations(2, &load) {
+        for op in gemba::engine::forward::operations(2, &formulas, &load) {
             backend.launch(op).unwrap();
         }
         backend.end_step(&mut Vec::new(), &mut Vec::new()).unwrap();
@@ -177,7 +248,7 @@ fn a_mask_keeps_the_choice_inside() {
     };
     cuda.begin_step(&inputs).unwrap();
     let formulas = gemba::cost::Formulas::new(cuda.shape(), *cuda.storage());
-    for op in gemba::engine::forward::operations(2, &formulas.load([(0, 3)], 3)) {
+    for op in gemba::engine::forward::operations(2, &formulas, &formulas.load([(0, 3)], 3)) {
         cuda.launch(op).unwrap();
     }
     let mut sampled = Vec::new();

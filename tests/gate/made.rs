@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use gemba::backend::Backend;
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing};
-use gemba::cost::Storage;
+use gemba::cost::{Storage, Techniques};
 use gemba::engine::limits;
 use gemba::event::{Ceilings, Dtype};
 use gemba::model::{Family, Precision, Rope, Shape};
@@ -104,6 +104,7 @@ impl Made {
             block_tokens: 4,
             piece_tokens: None,
             quantized_rows: false,
+            techniques: Techniques::ALL,
         };
         let timing = Timing {
             ceilings: ceilings(self.slower),

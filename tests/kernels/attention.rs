@@ -5,8 +5,15 @@ use crate::numbers::{Act, Acts, Random, close};
 use crate::shim::{Arguments, Shim, shim};
 
 /// Heads of this many elements, in which image.
-const HEADS: [(usize, Act); 5] =
-    [(64, Act::Bf16), (80, Act::Bf16), (96, Act::Bf16), (128, Act::Bf16), (16, Act::F16)];
+const HEADS: [(usize, Act); 7] = [
+    (64, Act::Bf16),
+    (80, Act::Bf16),
+    (96, Act::Bf16),
+    (128, Act::Bf16),
+    (16, Act::F16),
+    (32, Act::Bf16),
+    (48, Act::Bf16),
+];
 
 /// Heads and how they share keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -281,6 +288,8 @@ of_each_head! {
     decode_d96 prefill_d96 2,
     decode_d128 prefill_d128 3,
     decode_d16_f16 prefill_d16_f16 4,
+    decode_d32 prefill_d32 5,
+    decode_d48 prefill_d48 6,
 }
 
 /// A row of a batch, and the same alone.

@@ -137,16 +137,22 @@ impl<'a> Pool<'a> {
         pool
     }
 
-    /// A token's head.
-    pub fn head(&self, geometry: &Geometry, slot: usize, head: usize) -> Vec<f64> {
+    /// The scale of a token's head.
+    pub fn scale(&self, geometry: &Geometry, slot: usize, head: usize) -> f64 {
         let place = geometry.place(slot, head);
-        let scale = match geometry.kv.largest() {
+        match geometry.kv.largest() {
             Some(_) => {
                 let bytes = &self.scales.bytes()[4 * place..4 * place + 4];
                 f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
             }
             None => 1.0,
-        };
+        }
+    }
+
+    /// A token's head.
+    pub fn head(&self, geometry: &Geometry, slot: usize, head: usize) -> Vec<f64> {
+        let place = geometry.place(slot, head);
+        let scale = self.scale(geometry, slot, head);
         let element = |i| geometry.kv.value(self.bytes.bytes(), place * geometry.head_dim + i);
         (0..geometry.head_dim).map(|i| element(i) * scale).collect()
     }

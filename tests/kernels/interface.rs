@@ -31,9 +31,8 @@ fn filled(name: &str) -> Vec<String> {
     let formats = FORMATS.map(|format| format.name());
     let caches = KVS.map(|kv| kv.name());
     let mut names = vec![name.to_owned()];
-    for (place, words) in
-        [("FMT", &formats[..]), ("KV", &caches[..]), ("_dD", &["_d64", "_d80", "_d96", "_d128"])]
-    {
+    let heads = ["_d32", "_d48", "_d64", "_d80", "_d96", "_d128"];
+    for (place, words) in [("FMT", &formats[..]), ("KV", &caches[..]), ("_dD", &heads)] {
         names = names.iter().flat_map(|name| each(name, place, words)).collect();
     }
     names

@@ -77,6 +77,14 @@ fn prove_stored(
     let (slot, head) = at;
     let found = pool.head(geometry, slot, head);
     let largest = exact.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+    if let Some(range) = geometry.kv.largest() {
+        // All of the format's range is used: with a scale too large small elements would drown
+        // long before a bound of the large ones told.
+        let scale = pool.scale(geometry, slot, head);
+        close(what, &[scale], [(largest / range, 64.0 * F32_ROUNDOFF * largest / range)]);
+        let code = found.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / scale;
+        assert!((code - range).abs() < 1e-3, "{what}: the largest code is {code}, not {range}");
+    }
     let bound = |x: f64| {
         let of_format = match geometry.kv {
             Kv::F16 => x.abs() / 2048.0 + 1e-7,

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::numbers::{Act, Random};
-use crate::shim::{Arguments, Shim, shim};
+use crate::shim::{Arguments, Buffer, Shim, shim};
 
 /// How a row's token is chosen.
 #[derive(Clone, Debug)]
@@ -36,6 +36,18 @@ struct Sampled {
     token: usize,
     logprob: f64,
     entropy: f64,
+}
+
+/// What was sampled, as a kernel left it.
+fn taken([tokens, logprobs, entropies]: [&Buffer<'_>; 3]) -> Vec<Sampled> {
+    let (tokens, logprobs) = (tokens.read::<i32>(), logprobs.read::<f32>());
+    let each = tokens.into_iter().zip(logprobs).zip(entropies.read::<f32>());
+    each.map(|((token, logprob), entropy)| Sampled {
+        token: usize::try_from(token).unwrap(),
+        logprob: f64::from(logprob),
+        entropy: f64::from(entropy),
+    })
+    .collect()
 }
 
 /// Samples each row of `logits` as it asks.
@@ -77,15 +89,36 @@ fn sample(shim: &Shim, logits: &[f32], asked: &[Asked]) -> Vec<Sampled> {
         .maybe(mask_of)
         .ints([parts_of_row, vocab]);
     shim.run("sample_choose", [rows as u32, 1, 1], &arguments);
-    let (tokens, logprobs) = (tokens.read::<i32>(), logprobs.read::<f32>());
-    let entropies = entropies.read::<f32>();
-    (0..rows)
-        .map(|row| Sampled {
-            token: usize::try_from(tokens[row]).unwrap(),
-            logprob: f64::from(logprobs[row]),
-            entropy: f64::from(entropies[row]),
-        })
-        .collect()
+    let sampled = taken([&tokens, &logprobs, &entropies]);
+
+    // The same by a sort.
+    let grid = [rows as u32, 1, 1];
+    let places = vocab.next_power_of_two();
+    let [weights, figures] = [4 * rows * vocab, 16 * rows].map(|bytes| shim.poisoned(bytes));
+    let arguments = Arguments::new()
+        .buffers([&weights, &figures, &there, &temperature, &words])
+        .maybe(mask_of)
+        .int(vocab);
+    shim.run("sample_weights", grid, &arguments);
+    let sorted = shim.poisoned(8 * rows * places);
+    let arguments = Arguments::new().buffers([&sorted, &weights]).ints([vocab, places]);
+    shim.run("sample_sort", grid, &arguments);
+    for row in sorted.read::<u64>().chunks(places) {
+        assert!(row.is_sorted_by(|a, b| a > b || (*a, *b) == (0, 0)), "sample_sort: {row:?}");
+    }
+    let [tokens, logprobs, entropies] = [0; 3].map(|_| shim.poisoned(4 * rows));
+    let arguments = Arguments::new()
+        .buffers([&tokens, &logprobs, &entropies, &sorted, &weights, &figures, &there])
+        .buffers([&temperature, &top_k, &top_p, &uniform])
+        .ints([vocab, places]);
+    shim.run("sample_pick", grid, &arguments);
+    for (one, other) in sampled.iter().zip(taken([&tokens, &logprobs, &entropies])) {
+        assert_eq!(one.token, other.token, "by a sort");
+        for (x, y) in [(one.logprob, other.logprob), (one.entropy, other.entropy)] {
+            assert!((x - y).abs() < 1e-4 || (x.is_nan() && y.is_nan()), "{one:?}, {other:?}");
+        }
+    }
+    sampled
 }
 
 /// Wants log-probability and entropy of the whole row.
@@ -192,6 +225,7 @@ fn rows_of_every_kind() {
         assert!(sampled[5].token.is_multiple_of(3) && sampled[6].token.is_multiple_of(3));
     }
     shim.all_ran("sample.cu", |_| true);
+    shim.all_ran("sample_naive.cu", |_| true);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use gemba::backend::{Backend, DeviceError};
-use gemba::cost::Storage;
+use gemba::cost::{Storage, Techniques};
 use gemba::engine::limits;
 use gemba::event::{Ceilings, Dtype, Fact};
 use gemba::model::Precision;
@@ -53,6 +53,7 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
         block_tokens: engine.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        techniques: Techniques::ALL,
     };
     let timing = Timing {
         ceilings: ceilings(),

@@ -19,7 +19,7 @@ BUDGET = KERNELS / "budget.toml"
 ARCHITECTURES = ["sm_80", "sm_89", "sm_90a"]
 # Both types of activations, and the heads that are not compiled by default.
 VARIANTS = [[], ["-DGEMBA_ACT_F16"]]
-HEADS = [["-DGEMBA_HEAD_DIM=16"], ["-DGEMBA_HEAD_DIM=32"]]
+HEADS = [["-DGEMBA_HEAD_DIM=16"]]
 
 
 def compile_one(home: str, path: str, architecture: str, flags: list[str]) -> int:

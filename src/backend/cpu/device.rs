@@ -7,7 +7,7 @@ use half::f16;
 
 use crate::backend::bounds::Bounds;
 use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
-use crate::cost::Storage;
+use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock, Dtype};
 use crate::model::{Model, Precision, Shape};
 use crate::unit::Bytes;
@@ -193,7 +193,7 @@ impl Backend for Cpu {
             return Err(DeviceError::Limits(what));
         }
         let start = self.clock.now();
-        self.run(op);
+        self.run(op)?;
         let end = self.clock.now();
         self.spans.push(Span { start, end });
         Ok(())
@@ -342,6 +342,7 @@ impl Plan {
             block_tokens: self.options.limits.block_tokens,
             piece_tokens: u32::try_from(self.geometry.piece_tokens()).ok(),
             quantized_rows: matches!(precision, Precision::Q8_0 | Precision::Q4_0),
+            techniques: Techniques::ALL,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What each operation does with the rows of a step.
 
-use crate::backend::{Norm, Op, Projection, Sampled};
+use crate::backend::{DeviceError, Norm, Op, Projection, Sampled};
 
 use super::attention::{Queries, attend_decode, attend_prefill};
 use super::device::{Cpu, KvPool};
@@ -24,7 +24,10 @@ const fn pass_rows(width: usize) -> usize {
 
 impl Cpu {
     /// Runs `op` on the step's rows. Its layer, if it has one, is a layer of the model.
-    pub(super) fn run(&mut self, op: Op) {
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if it is not a fused form: there are no others here.
+    pub(super) fn run(&mut self, op: Op) -> Result<(), DeviceError> {
         match op {
             Op::Embed => self.embed(),
             Op::Norm { layer, norm } => self.norm(layer as usize, norm),
@@ -33,7 +36,9 @@ impl Cpu {
             Op::AttentionDecode { layer } => self.attention_decode(layer as usize),
             Op::AttentionPrefill { layer } => self.attention_prefill(layer as usize),
             Op::Sample => self.sample(),
+            other => return Err(DeviceError::Unsupported(format!("{other:?} on cpu"))),
         }
+        Ok(())
     }
 
     fn embed(&mut self) {

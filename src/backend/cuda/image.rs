@@ -4,6 +4,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::cost::Techniques;
+
 use super::driver::DriverError;
 
 /// The number format of activations, which an image is compiled for.
@@ -45,16 +47,25 @@ const SOURCES: &[(&str, &str)] = sources![
     "sample.cu",
 ];
 
+/// What stands in for fused kernels where a technique is switched off.
+const UNFUSED: &[(&str, &str)] = sources!["activation.cu", "attn_naive.cu", "sample_naive.cu"];
+
 /// What the sources include.
 pub(super) const HEADERS: &[(&str, &str)] =
-    sources!["attention.cuh", "common.cuh", "kv.cuh", "product.cuh", "weight.cuh"];
+    sources!["attention.cuh", "common.cuh", "kv.cuh", "product.cuh", "sample.cuh", "weight.cuh"];
 
 impl Program {
-    /// Everything that this backend launches, for heads of `head_dim` elements.
-    pub(super) fn all(activation: Activation, head_dim: u32) -> Vec<Self> {
-        let of_heads = |file: &str| file.starts_with("attn_");
+    /// Everything that this backend launches with these techniques, for heads of `head_dim`
+    /// elements.
+    pub(super) fn all(activation: Activation, head_dim: u32, techniques: Techniques) -> Vec<Self> {
+        let of_heads = |file: &str| ["attn_decode.cu", "attn_prefill.cu"].contains(&file);
+        let unfused = match techniques {
+            Techniques::ALL => &[],
+            _ => UNFUSED,
+        };
         SOURCES
             .iter()
+            .chain(unfused)
             .map(|&(file, _)| Self {
                 file,
                 activation,
@@ -65,7 +76,8 @@ impl Program {
 
     /// Its text; empty if there is no such file.
     pub(super) fn source(&self) -> &'static str {
-        SOURCES.iter().find(|(file, _)| *file == self.file).map_or("", |(_, text)| text)
+        let mut all = SOURCES.iter().chain(UNFUSED);
+        all.find(|(file, _)| *file == self.file).map_or("", |(_, text)| text)
     }
 
     /// What is defined for the compiler.
@@ -166,6 +178,10 @@ mod tests {
 
     use super::*;
 
+    fn all(activation: Activation, head_dim: u32) -> Vec<Program> {
+        Program::all(activation, head_dim, Techniques::ALL)
+    }
+
     struct Counting {
         identity: &'static str,
         compiled: AtomicUsize,
@@ -204,21 +220,24 @@ mod tests {
     #[test]
     fn an_image_is_compiled_once_for_a_card_and_a_source() {
         let folder = tempfile::tempdir().unwrap();
-        let programs = Program::all(Activation::Bf16, 64);
-        let all = programs.len();
-        assert_eq!(compiled(Some(folder.path()), "sm_90", &programs), all);
+        let programs = all(Activation::Bf16, 64);
+        let each = programs.len();
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &programs), each);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &programs), 0);
-        assert_eq!(compiled(Some(folder.path()), "sm_80", &programs), all);
+        assert_eq!(compiled(Some(folder.path()), "sm_80", &programs), each);
         // Other heads change attention alone, other activations change everything.
-        assert_eq!(compiled(Some(folder.path()), "sm_90", &Program::all(Activation::Bf16, 128)), 2);
-        assert_eq!(compiled(Some(folder.path()), "sm_90", &Program::all(Activation::F16, 64)), all);
-        assert_eq!(compiled(None, "sm_90", &programs), all);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::Bf16, 128)), 2);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::F16, 64)), each);
+        assert_eq!(compiled(None, "sm_90", &programs), each);
+        // What stands in for fused kernels comes beside them.
+        let naive = Program::all(Activation::Bf16, 64, Techniques::NONE);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &naive), 3);
     }
 
     #[test]
     fn a_broken_image_is_compiled_again() {
         let folder = tempfile::tempdir().unwrap();
-        let programs = &Program::all(Activation::Bf16, 64)[..1];
+        let programs = &all(Activation::Bf16, 64)[..1];
         compiled(Some(folder.path()), "sm_90", programs);
         let kernels = folder.path().join("kernels");
         let file = std::fs::read_dir(kernels).unwrap().next().unwrap().unwrap().path();
@@ -234,14 +253,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_compiled_is_said_with_its_file() {
-        let programs = Program::all(Activation::Bf16, 64);
+        let programs = all(Activation::Bf16, 64);
         let error = images(None, &Counting::new("broken"), &programs).unwrap_err();
         assert_eq!(error.to_string(), "compile sample.cu: line 3");
     }
 
     #[test]
     fn every_include_of_a_source_is_there() {
-        for (file, text) in SOURCES.iter().chain(HEADERS) {
+        for (file, text) in SOURCES.iter().chain(UNFUSED).chain(HEADERS) {
             for line in text.lines() {
                 let Some(name) = line.strip_prefix("#include \"") else { continue };
                 let name = name.trim_end_matches('"');

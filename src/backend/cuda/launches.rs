@@ -1,11 +1,15 @@
 //! What is launched for each operation of a step.
 
 use crate::backend::{DeviceError, Norm, Op, Projection};
+use crate::cost::{Technique, Techniques};
 use crate::model::Shape;
 
-use super::device::{Cuda, Split};
+use super::device::Cuda;
 use super::driver::{Address, Arguments, Driver, DriverError, Function};
+use super::layout::Format;
 use super::plan::Plan;
+use super::rooms::Split;
+use super::unfused::Unfused;
 use super::weights::Matrix;
 
 /// Rows for which weights are streamed past once, and those of the smaller kernel of the two.
@@ -20,8 +24,11 @@ pub(super) const SCANNED: u32 = 4096;
 pub(super) struct Kernels {
     embed: Function,
     norm: Function,
-    /// Of up to 8 rows, of up to 16, of more; then the same with SwiGLU behind.
+    /// Of up to 8 rows, of up to 16, of more; then the same with SwiGLU behind. Of 16-bit weights
+    /// where weights are dequantized before.
     products: [[Function; 3]; 2],
+    /// Those that stand in for fused ones; none where every technique is used.
+    pub unfused: Option<Unfused>,
     rope_append: Function,
     decode: Function,
     combine: Function,
@@ -38,17 +45,23 @@ impl Kernels {
     pub fn of(driver: &dyn Driver, plan: &Plan, shape: &Shape) -> Result<Self, DriverError> {
         let (format, kv, heads) = (plan.format.name(), plan.kv_name(), shape.head_dim);
         let find = |name: String| driver.function(&name);
+        let multiplied = if plan.dequantizes() { Format::W16.name() } else { format };
         let products = |form: &str| -> Result<[Function; 3], DriverError> {
             Ok([
-                find(format!("gemv_{format}{form}_r8"))?,
-                find(format!("gemv_{format}{form}_r16"))?,
-                find(format!("gemm_{format}{form}"))?,
+                find(format!("gemv_{multiplied}{form}_r8"))?,
+                find(format!("gemv_{multiplied}{form}_r16"))?,
+                find(format!("gemm_{multiplied}{form}"))?,
             ])
+        };
+        let unfused = match plan.techniques {
+            Techniques::ALL => None,
+            _ => Some(Unfused::of(&find, format, kv)?),
         };
         Ok(Self {
             embed: find(format!("embed_{format}"))?,
             norm: find("rms_norm".to_owned())?,
             products: [products("")?, products("_swiglu")?],
+            unfused,
             rope_append: find(format!("rope_append_{kv}"))?,
             decode: find(format!("attn_decode_d{heads}_{kv}"))?,
             combine: find("attn_combine".to_owned())?,
@@ -85,7 +98,12 @@ impl Cuda {
             Op::AttentionDecode { layer } if placed.decodes > 0 => self.decode(layer as usize),
             Op::AttentionPrefill { layer } if placed.tile_count > 0 => self.prefill(layer as usize),
             Op::Sample if placed.asked > 0 => self.sample(),
-            _ => Ok(()),
+            Op::Embed
+            | Op::RopeAppend { .. }
+            | Op::AttentionDecode { .. }
+            | Op::AttentionPrefill { .. }
+            | Op::Sample => Ok(()),
+            other => self.run_unfused(other),
         }
     }
 
@@ -131,29 +149,48 @@ impl Cuda {
             wide: false,
         };
         let layers = &self.weights.layers;
+        let mut matrix = self.matrix(layer, projection);
+        if self.plan.dequantizes() {
+            (matrix.weights, matrix.scales) = (rooms.between.decoded, Address::NULL);
+        }
+        let added = |product: Product| match self.plan.uses(Technique::FusedResidual) {
+            true => Product { residual: rooms.residual, ..product },
+            false => Product { out: rooms.between.projected, ..product },
+        };
         let product = match projection {
             Projection::Qkv => {
-                let bias = layers[layer].qkv_bias;
-                Product { bias, ..product(layers[layer].qkv, rooms.normed, rooms.qkv) }
+                // Else they are added by themselves.
+                let bias = match self.plan.uses(Technique::FusedRope) {
+                    true => layers[layer].qkv_bias,
+                    false => Address::NULL,
+                };
+                Product { bias, ..product(matrix, rooms.normed, rooms.qkv) }
             }
-            Projection::Output => Product {
-                residual: rooms.residual,
-                ..product(layers[layer].output, rooms.attended, rooms.residual)
-            },
-            Projection::GateUp => {
-                Product { swiglu: true, ..product(layers[layer].gate_up, rooms.normed, rooms.ffn) }
+            Projection::Output => added(product(matrix, rooms.attended, rooms.residual)),
+            Projection::GateUp if self.plan.uses(Technique::FusedSwiglu) => {
+                Product { swiglu: true, ..product(matrix, rooms.normed, rooms.ffn) }
             }
-            Projection::Down => Product {
-                residual: rooms.residual,
-                ..product(layers[layer].down, rooms.ffn, rooms.residual)
-            },
+            Projection::GateUp => product(matrix, rooms.normed, rooms.between.gate_up),
+            Projection::Down => added(product(matrix, rooms.ffn, rooms.residual)),
             Projection::Head => Product {
                 rows: placed.asked,
                 wide: true,
-                ..product(self.weights.head, rooms.normed, rooms.logits)
+                ..product(matrix, rooms.normed, rooms.logits)
             },
         };
         self.multiply(&product)
+    }
+
+    /// The matrix of a product.
+    pub(super) fn matrix(&self, layer: usize, projection: Projection) -> Matrix {
+        let layer = || &self.weights.layers[layer];
+        match projection {
+            Projection::Qkv => layer().qkv,
+            Projection::Output => layer().output,
+            Projection::GateUp => layer().gate_up,
+            Projection::Down => layer().down,
+            Projection::Head => self.weights.head,
+        }
     }
 
     fn multiply(&self, product: &Product) -> Result<(), DriverError> {
@@ -210,7 +247,7 @@ impl Cuda {
             .int(placed.table_stride)
     }
 
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         1.0 / (self.shape.head_dim as f32).sqrt()
     }
 

@@ -1,7 +1,8 @@
 //! The reference backend: an NVIDIA GPU, by the kernels of `kernels/`.
 //!
 //! [`Cuda`] holds weights in the kernels' layouts, a KV cache in blocks and the activations of one
-//! step, all allocated when it is loaded, and launches each operation of a step in its fused form.
+//! step, all allocated when it is loaded, and launches each operation of a step in its fused form,
+//! or in the forms that stand in its place where a technique is switched off.
 //! It stands on a [`Driver`], so that everything but the driver itself runs where there is no GPU:
 //! [`open`] gives the one that speaks to a card; tests bring one that runs the same kernels on a
 //! host, and one that only writes down what it is asked.
@@ -24,7 +25,9 @@ mod nvml;
 mod nvrtc;
 mod plan;
 mod roofs;
+mod rooms;
 mod step;
+mod unfused;
 mod weights;
 
 pub use device::{Cuda, Options};

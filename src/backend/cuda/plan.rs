@@ -1,7 +1,7 @@
 //! What a model and its limits make of a device: whether they suit, and how large everything is.
 
 use crate::backend::{DeviceError, Limits};
-use crate::cost::Storage;
+use crate::cost::{Storage, Technique, Techniques};
 use crate::event::Dtype;
 use crate::model::{Precision, Shape};
 
@@ -10,7 +10,7 @@ use super::image::Activation;
 use super::layout::Format;
 
 /// Elements of a head for which there are attention kernels.
-const HEADS: [u32; 6] = [16, 32, 64, 80, 96, 128];
+const HEADS: [u32; 7] = [16, 32, 48, 64, 80, 96, 128];
 /// Query heads that may share a key head.
 const SHARING: u32 = 16;
 /// The widest row that a norm takes.
@@ -37,6 +37,7 @@ pub(super) struct Plan {
     pub piece_tokens: u32,
     /// How far a row looks back, itself included; 0 for all.
     pub window: u32,
+    pub techniques: Techniques,
 }
 
 impl Plan {
@@ -45,7 +46,7 @@ impl Plan {
     /// # Errors
     /// [`DeviceError::Unsupported`] if there is no kernel for it.
     pub fn new(shape: &Shape, options: Options) -> Result<Self, DeviceError> {
-        let Options { precision, kv_precision, limits } = options;
+        let Options { precision, kv_precision, limits, techniques } = options;
         shape.validate().map_err(DeviceError::Unsupported)?;
         let unsupported = |what: String| Err(DeviceError::Unsupported(what));
         let Some((format, activation)) = Format::of(precision) else {
@@ -99,7 +100,8 @@ impl Plan {
             return unsupported(format!("KV pool on cuda: {pool_tokens} tokens, at most 2³¹"));
         }
         let positions = u64::from(shape.context).min(pool_tokens) as u32;
-        let piece_tokens = positions.div_ceil(PIECES).next_multiple_of(PIECE);
+        let pieces = if techniques.has(Technique::SplitKv) { PIECES } else { 1 };
+        let piece_tokens = positions.div_ceil(pieces).next_multiple_of(PIECE);
         let window = shape.sliding_window.unwrap_or(0);
         Ok(Self {
             limits,
@@ -110,7 +112,18 @@ impl Plan {
             positions,
             piece_tokens,
             window,
+            techniques,
         })
+    }
+
+    /// Whether `technique` is used.
+    pub const fn uses(&self, technique: Technique) -> bool {
+        self.techniques.has(technique)
+    }
+
+    /// Whether weights are written out as activations before they are multiplied.
+    pub fn dequantizes(&self) -> bool {
+        self.format != Format::W16 && !self.uses(Technique::FusedDequantize)
     }
 
     /// How it stores what a step moves.
@@ -124,8 +137,9 @@ impl Plan {
                 Activation::F16 => Dtype::F16,
             },
             block_tokens: self.limits.block_tokens,
-            piece_tokens: Some(self.piece_tokens),
+            piece_tokens: self.uses(Technique::SplitKv).then_some(self.piece_tokens),
             quantized_rows: false,
+            techniques: self.techniques,
         }
     }
 
@@ -176,7 +190,12 @@ mod tests {
 
     fn options() -> Options {
         let limits = Limits { rows: 64, logits_rows: 8, kv_blocks: 512, block_tokens: 16 };
-        Options { precision: Precision::Bf16, kv_precision: Precision::F16, limits }
+        Options {
+            precision: Precision::Bf16,
+            kv_precision: Precision::F16,
+            limits,
+            techniques: Techniques::ALL,
+        }
     }
 
     fn refused(shape: &Shape, options: Options) -> String {
@@ -204,7 +223,7 @@ mod tests {
         }
         let q8 = Options { precision: Precision::Q8_0, ..plain };
         for (shape, expected) in [
-            (Shape { head_dim: 48, ..shape.clone() }, "found 48"),
+            (Shape { head_dim: 112, ..shape.clone() }, "found 112"),
             (Shape { heads: 32, ..shape.clone() }, "expected 1 to 16, found 32"),
             (
                 Shape { ffn: 40, ..shape },
@@ -228,6 +247,10 @@ mod tests {
         assert_eq!((long.piece_tokens, long.pieces(8192)), (512, 16));
         let window = plan(4096, Some(300));
         assert_eq!((window.pieces(100), window.pieces(4096)), (1, 3));
+        let whole =
+            Options { techniques: Techniques::ALL.without(Technique::SplitKv), ..options() };
+        let whole = Plan::new(&Shape { context: 8192, ..small_shape() }, whole).unwrap();
+        assert_eq!((whole.pieces(8192), whole.storage().piece_tokens), (1, None));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::backend::bounds::Bounds;
-use crate::backend::{DeviceError, Mask, StepInputs};
+use crate::backend::{DeviceError, Mask, SequenceRows, StepInputs};
+use crate::cost::Technique;
 
 use super::driver::{Address, Driver};
 use super::plan::{Plan, TILE};
@@ -30,6 +31,10 @@ pub(super) struct Placed {
     pub slots: Address,
     pub tables: Address,
     pub contexts: Address,
+    /// Which block table a row has; none where no kernel asks for it.
+    pub row_tables: Address,
+    /// The longest context of a decoded row, with itself, and of the other sequences.
+    pub longest: [u32; 2],
     pub tiles: Address,
     pub logits_rows: Address,
     pub temperatures: Address,
@@ -58,11 +63,11 @@ impl Step {
     /// Bytes of the largest step's inputs.
     pub fn bytes(plan: &Plan, vocab: u32) -> u64 {
         let (rows, asked) = (u64::from(plan.limits.rows), u64::from(plan.limits.logits_rows));
-        // Tokens, positions, slots, contexts; block tables; a tile per row at most.
-        let of_rows = rows * (4 * 4 + 4 * u64::from(plan.blocks()) + 16);
+        // Tokens, positions, slots, contexts, tables of rows; block tables; a tile per row at most.
+        let of_rows = rows * (5 * 4 + 4 * u64::from(plan.blocks()) + 16);
         let of_logits = asked * (5 * 4 + 8 + 4 * Mask::words(vocab) as u64);
-        // Each of thirteen parts begins at a multiple of 16.
-        of_rows + of_logits + 13 * 16
+        // Each of fourteen parts begins at a multiple of 16.
+        of_rows + of_logits + 14 * 16
     }
 
     /// Room for steps of a model with so many tokens.
@@ -138,8 +143,20 @@ impl Step {
         }));
         let (decoded, read) = inputs.sequences.split_at(placed.decodes as usize);
         placed.contexts = self.put(decoded.iter().map(|sequence| sequence.context + 1));
-        let longest = decoded.iter().map(|sequence| sequence.context + 1).max();
-        placed.pieces = self.plan.pieces(longest.unwrap_or(0));
+        let end = |sequence: &SequenceRows<'_>| sequence.context + sequence.rows.len() as u32;
+        placed.longest =
+            [decoded, read].map(|sequences| sequences.iter().map(end).max().unwrap_or(0));
+        placed.pieces = self.plan.pieces(placed.longest[0]);
+        placed.row_tables =
+            if self.plan.uses(Technique::FusedAttention) {
+                Address::NULL
+            } else {
+                self.put(
+                    inputs.sequences.iter().zip(0..).flat_map(|(sequence, table)| {
+                        std::iter::repeat_n(table, sequence.rows.len())
+                    }),
+                )
+            };
         let tiles = read.iter().zip(placed.decodes..).flat_map(|(sequence, table)| {
             let rows = &sequence.rows;
             rows.clone().step_by(TILE as usize).flat_map(move |first| {

@@ -21,6 +21,13 @@ pub(super) struct Matrix {
     pub inputs: u32,
 }
 
+impl Matrix {
+    /// Its elements.
+    pub const fn elements(&self) -> u64 {
+        self.rows as u64 * self.inputs as u64
+    }
+}
+
 /// The weights of one layer.
 pub(super) struct Layer {
     pub attention_norm: Address,

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::PlantError;
 use crate::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
 use crate::backend::{Backend, Description, DeviceError};
-use crate::cost::Storage;
+use crate::cost::{Storage, Techniques};
 use crate::engine::{Answer, Engine, Order, States, Turn, Verdict, limits};
 use crate::event::{
     Arrival, Ceilings, Clock, Dtype, Fact, Finish, Launch, Outcome, Recorder, RequestId, Step,
@@ -34,6 +34,7 @@ fn storage(options: &Options, quantized_rows: bool) -> Storage {
         block_tokens: options.memory.block_tokens,
         piece_tokens: None,
         quantized_rows,
+        techniques: Techniques::ALL,
     }
 }
 

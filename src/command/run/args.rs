@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::super::Failure;
+use super::super::technique::TechniqueArgs;
 use super::super::telemetry::TelemetryArgs;
 use super::super::workload::{FormatName, ReadArgs, ReplayArgs};
 use super::terms::TermArgs;
@@ -96,6 +97,9 @@ pub struct EngineArgs {
     /// Threads [default: as many as the machine has cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// What it does without
+    #[command(flatten)]
+    pub techniques: TechniqueArgs,
     /// How requests are batched
     #[command(flatten)]
     pub batching: BatchingArgs,

@@ -115,6 +115,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         kv_precision: engine.kv_precision,
         limits: limits(&switches),
         threads: engine.threads(FLAGS)?,
+        techniques: engine.techniques.on(device)?,
     };
     let options = SessionOptions {
         engine: switches,
@@ -164,8 +165,8 @@ fn begin(args: &RunArgs, plan: &Plan) -> Result<Header, Failure> {
     if let Some(fields) = engine.as_object_mut() {
         let generation = serde_json::to_value(&options.generation).unwrap_or_default();
         fields.insert("generation".to_owned(), generation);
-        fields.insert("threads".to_owned(), placement.threads.into());
     }
+    placement.describe(&mut engine);
     Ok(Header {
         model: ModelHeader {
             name: model.name().to_owned(),

@@ -218,6 +218,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         kv_precision: engine.kv_precision,
         limits: backend_limits(&switches),
         threads: engine.threads(FLAGS)?,
+        techniques: engine.techniques.on(device)?,
     };
     let folder = match &args.output_dir {
         Some(folder) => folder.clone(),
@@ -243,9 +244,7 @@ fn begin(args: &ServeArgs, plan: &Plan) -> Result<Header, Failure> {
     let Plan { model, words, engine, placement, .. } = plan;
     let mut switches = serde_json::to_value(engine)
         .map_err(|error| Failure::new(format!("encode run.json: {error}"), NO_HINT))?;
-    if let Some(fields) = switches.as_object_mut() {
-        fields.insert("threads".to_owned(), placement.threads.into());
-    }
+    placement.describe(&mut switches);
     let mut notes = vec![
         "Requests came from clients of a server; tokens are the model's own, so that another run \
          may do other work."

@@ -1,0 +1,94 @@
+//! Techniques that can be switched off, so that what they save can be shown.
+
+/// A way of computing that moves fewer bytes, or fills a device better, than the plain one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Technique {
+    /// Products add their rows to the residual stream as they leave.
+    FusedResidual,
+    /// SwiGLU is applied as gates and ups leave their product.
+    FusedSwiglu,
+    /// Biases, norms of heads, rotation and the append to the cache in one pass.
+    FusedRope,
+    /// Attention without scores in memory, only over what a row attends to.
+    FusedAttention,
+    /// The contexts of decoded rows are cut into pieces, so that a few fill a device.
+    SplitKv,
+    /// Weights are decoded where they are multiplied.
+    FusedDequantize,
+    /// Tokens are chosen by thresholds in one pass over the logits.
+    FusedSampling,
+}
+
+impl Technique {
+    /// Every technique.
+    pub const ALL: [Self; 7] = [
+        Self::FusedResidual,
+        Self::FusedSwiglu,
+        Self::FusedRope,
+        Self::FusedAttention,
+        Self::SplitKv,
+        Self::FusedDequantize,
+        Self::FusedSampling,
+    ];
+
+    /// Its name, as it is written on a command line and in `run.json`.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::FusedResidual => "fused_residual",
+            Self::FusedSwiglu => "fused_swiglu",
+            Self::FusedRope => "fused_rope",
+            Self::FusedAttention => "fused_attention",
+            Self::SplitKv => "split_kv",
+            Self::FusedDequantize => "fused_dequantize",
+            Self::FusedSampling => "fused_sampling",
+        }
+    }
+}
+
+/// Which techniques are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Techniques(u8);
+
+impl Techniques {
+    /// All of them.
+    pub const ALL: Self = Self((1 << Technique::ALL.len()) - 1);
+    /// None: every operation by itself.
+    pub const NONE: Self = Self(0);
+
+    /// These without one.
+    #[must_use]
+    pub const fn without(self, technique: Technique) -> Self {
+        Self(self.0 & !(1 << technique as u8))
+    }
+
+    /// Whether one of these is `technique`.
+    #[must_use]
+    pub const fn has(self, technique: Technique) -> bool {
+        self.0 >> technique as u8 & 1 == 1
+    }
+}
+
+impl Default for Techniques {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_left_out_and_the_others_stay() {
+        for out in Technique::ALL {
+            let rest = Techniques::ALL.without(out);
+            for technique in Technique::ALL {
+                assert_eq!(rest.has(technique), technique != out);
+                assert!(Techniques::ALL.has(technique) && !Techniques::NONE.has(technique));
+            }
+        }
+        let none = Technique::ALL.into_iter().fold(Techniques::default(), Techniques::without);
+        assert_eq!(none, Techniques::NONE);
+    }
+}
