@@ -18,7 +18,7 @@ pub fn render_watch(live: &Live, playback: &str) -> String {
         "{} {}{playback}: {}; {}; waste by cause: {}; {seal}{lamps}\n",
         live.status,
         live.clock,
-        live.counts,
+        live.counts.join(", "),
         levels.join(", "),
         wastes.join(", "),
     )

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Failure;
 use crate::report::{Findings, Report, Roofline, SummaryJson, build, summary_json};
 use crate::trace::{Header, Run, TraceError, write_beside};
-use crate::unit::{Bytes, Scale, grouped, si_bytes, si_count, si_nanos};
+use crate::unit::{Bytes, Scale, grouped, si_bytes, si_nanos, si_whole};
 use crate::waste::{Books, BooksOptions, Headline, Latency, memory, requests};
 
 /// Moments of the memory chart.
@@ -106,8 +106,8 @@ fn subtitle(run: &Run) -> String {
         "{} weights · {scheduler} batching · {device} · {} of run time · {} launches in {} steps",
         header.model.precision,
         si_nanos(window),
-        si_count(run.launches.len() as f64),
-        si_count(run.steps.len() as f64),
+        si_whole(run.launches.len()),
+        si_whole(run.steps.len() as u64),
     )
 }
 

@@ -272,7 +272,7 @@ mod tests {
         for (schema, expected) in [
             (json!({"enum": vec![0; 20_000]}), "at most 10000 values, but got 20002"),
             (chain(1500, |next| next), "at most 2000 levels through references, but got"),
-            (chain(600, |next| json!({"items": next})), "levels through references"),
+            (chain(700, |next| json!({"items": next})), "levels through references"),
             // Each puts the next one in twice.
             (
                 chain(40, |next| {
@@ -297,7 +297,6 @@ mod tests {
             (json!({"multipleOf": 1_000_003}), "multiple of at most 100000"),
             (json!({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}), "'multipleOf'"),
             (json!({"items": {"multipleOf": 1e300}}), "'multipleOf'"),
-            (json!({"multipleOf": 1e-300}), "'multipleOf'"),
         ] {
             let error = check(&schema).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -72,14 +72,15 @@ pub(super) fn memory(live: &Live, palette: Palette, area: Rect, frame: &mut Fram
 
 fn block_map(live: &Live, palette: Palette, area: Rect, frame: &mut Frame<'_>) {
     let width = usize::from(area.width).max(1);
-    let room = width * usize::from(area.height).saturating_sub(1);
+    let room = width * usize::from(area.height).saturating_sub(2);
     let blocks = &live.memory.blocks;
     let shown = &blocks[..blocks.len().min(room)];
     let left = blocks.len() - shown.len();
     let more = if left > 0 { format!("; {left} more do not fit") } else { String::new() };
     let legend = "█ full  ▓ being filled  ░ reserved  ▒ cached  · free";
-    let head = format!("KV blocks: {}  {legend}{more}", live.memory.text);
-    let mut lines = vec![Line::styled(head, palette.faint())];
+    let head = format!("KV blocks: {}{more}", live.memory.text);
+    let mut lines =
+        vec![Line::styled(head, palette.faint()), Line::styled(legend, palette.faint())];
     for row in shown.chunks(width) {
         let spans = row.chunk_by(|a, b| a == b).map(|run| {
             let (mark, level) = match run[0] {

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph};
 
 use super::key::HELP;
-use super::paint::Palette;
+use super::paint::{Palette, clipped};
 use super::view::View;
 use super::{detail, overview, tables};
 use crate::report::live::{Lit, Live, Page};
@@ -46,25 +46,32 @@ pub fn draw(live: &Live, view: &View, palette: Palette, frame: &mut Frame<'_>) {
 }
 
 fn draw_head(live: &Live, view: &View, palette: Palette, area: Rect, frame: &mut Frame<'_>) {
-    let mut pages = Vec::new();
-    for (number, page) in Page::ALL.into_iter().enumerate() {
-        let style = if page == view.page { palette.selected() } else { palette.faint() };
-        // The names of the other pages only where there is room for them.
-        let name = match area.width >= 110 || page == view.page {
-            true => format!("{} {}", number + 1, page.name()),
-            false => format!("{}", number + 1),
-        };
-        pages.push(Span::styled(name, style));
-        pages.push(Span::raw(" "));
-    }
-    let pages = Line::from(pages);
+    let moves = format!("  {} {} {}", live.status, live.clock, view.playback);
+    let said = live.title.chars().count() + moves.chars().count() + 1;
+    let pages = |named: bool| {
+        let mut pages = Vec::new();
+        for (number, page) in Page::ALL.into_iter().enumerate() {
+            let style = if page == view.page { palette.selected() } else { palette.faint() };
+            let name = match named || page == view.page {
+                true => format!("{} {}", number + 1, page.name()),
+                false => format!("{}", number + 1),
+            };
+            pages.push(Span::styled(name, style));
+            pages.push(Span::raw(" "));
+        }
+        Line::from(pages)
+    };
+    // The names of the other pages only where there is room for them.
+    let named = pages(true);
+    let all = named.width() + said <= usize::from(area.width);
+    let pages = if all { named } else { pages(false) };
     let [left, right] =
         Layout::horizontal([Constraint::Min(0), Constraint::Length(pages.width() as u16)])
             .areas(area);
-    let title = Line::from(vec![
-        Span::styled(live.title.clone(), palette.strong()),
-        Span::raw(format!("  {} {} {}", live.status, live.clock, view.playback)),
-    ]);
+    // How the picture moves stays whole; a long title gives way.
+    let room = usize::from(left.width).saturating_sub(moves.chars().count() + 1);
+    let title = clipped(&live.title, room).to_owned();
+    let title = Line::from(vec![Span::styled(title, palette.strong()), Span::raw(moves)]);
     frame.render_widget(title, left);
     frame.render_widget(pages, right);
 }
@@ -72,13 +79,36 @@ fn draw_head(live: &Live, view: &View, palette: Palette, area: Rect, frame: &mut
 fn draw_foot(view: &View, palette: Palette, area: Rect, frame: &mut Frame<'_>) {
     let text = match &view.message {
         Some(message) => Line::styled(message.clone(), palette.strong()),
-        None => Line::styled(
-            "1-6 page  ↑↓ select  Enter closer  s sort  space halt  ←→ seek  +− speed  ? help  \
-             q leave",
-            palette.faint(),
-        ),
+        None => Line::styled(keys(view, usize::from(area.width)), palette.faint()),
     };
     frame.render_widget(text, area);
+}
+
+/// The keys that do something here, as many as there is room for.
+fn keys(view: &View, width: usize) -> String {
+    let replay = view.playback.starts_with("replay");
+    // Each with its place among those that are kept when there is little room.
+    let mut keys = vec![
+        (2, "1-6 page", true),
+        (3, "↑↓ select", !matches!(view.page, Page::Memory | Page::Energy)),
+        (4, "Enter closer", matches!(view.page, Page::Overview | Page::Requests)),
+        (5, "s sort", view.page == Page::Kernels),
+        (6, "space halt", replay),
+        (7, "←→ seek", replay),
+        (8, "+− speed", replay),
+        (1, "? help", true),
+        (0, "q leave", true),
+    ];
+    keys.retain(|(.., here)| *here);
+    loop {
+        let words: Vec<&str> = keys.iter().map(|(_, word, _)| *word).collect();
+        let line = words.join("  ");
+        if line.chars().count() <= width || keys.len() == 1 {
+            return line;
+        }
+        let least = keys.iter().map(|(place, ..)| *place).max();
+        keys.retain(|(place, ..)| Some(*place) != least);
+    }
 }
 
 fn draw_help(palette: Palette, area: Rect, frame: &mut Frame<'_>) {

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::paint::{Palette, pattern};
+use super::paint::{Palette, clipped, pattern};
 use crate::report::Part;
 use crate::report::live::Chart;
 
@@ -54,7 +54,8 @@ pub(super) fn chart(chart: &Chart, area: Rect, buffer: &mut Buffer, palette: Pal
     let line = chart.line.as_ref().map_or_else(String::new, |(_, name)| format!(" ┄ {name}"));
     let head = format!("{} {}{line}", chart.name, chart.now);
     let scale = format!("max {} in {}", chart.top_text, chart.span);
-    buffer.set_stringn(area.x, area.y, &head, width, palette.strong());
+    let head = clipped(&head, width);
+    buffer.set_string(area.x, area.y, head, palette.strong());
     let room = width.saturating_sub(head.chars().count() + 2);
     if scale.chars().count() <= room {
         let x = area.right() - scale.chars().count() as u16;

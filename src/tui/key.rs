@@ -66,7 +66,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     ("↑ ↓, j k", "select a line"),
     ("Enter", "look closely at what is selected; back with Esc"),
     ("s", "sort kernels by time, share of floor, launches or name"),
-    ("space", "halt the picture, go on"),
+    ("space", "replay: halt, go on"),
     ("← →", "replay: five seconds back or forward; with PgUp, PgDn a minute"),
     ("Home, End", "replay: to the beginning or the end"),
     ("+ −", "replay: twice or half as fast"),

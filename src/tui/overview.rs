@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::graph::{chart, level_bar, share_bar, sparkline};
-use super::paint::{Palette, pattern, sign};
+use super::paint::{Palette, clipped, fitting, pattern, sign};
 use super::view::View;
 use super::{detail, tables};
 use crate::report::live::{Budget, Lit, Live};
@@ -94,7 +94,9 @@ fn ledger(live: &Live, palette: Palette, bar: Rect, legend: Rect, frame: &mut Fr
         spans.push(Span::styled(text, palette.level(part.level)));
         spans.push(Span::raw("   "));
     }
-    spans.push(Span::styled(live.counts.clone(), palette.faint()));
+    let taken = Line::from(spans.clone()).width();
+    let room = usize::from(legend.width).saturating_sub(taken);
+    spans.push(Span::styled(fitting(&live.counts, ", ", room), palette.faint()));
     frame.render_widget(Line::from(spans), legend);
 }
 
@@ -137,11 +139,12 @@ fn experience(live: &Live, palette: Palette, area: Rect, frame: &mut Frame<'_>) 
         let figures = row.figures.each_ref().map(|figure| format!("{figure:>8}")).concat();
         lines.push(Line::raw(format!("{:<6}{figures}", row.name)));
     }
-    lines.extend(live.budgets.iter().map(budget));
-    lines.push(Line::raw(live.takt.clone()));
+    let width = usize::from(left.width);
+    lines.extend(live.budgets.iter().map(|one| budget(one, width)));
+    lines.push(Line::raw(clipped(&live.takt, width)));
     let stall =
         live.jitter.last().map_or_else(String::new, |(name, text)| format!("{name} {text}"));
-    lines.push(Line::raw(stall));
+    lines.push(Line::raw(clipped(&stall, width)));
     frame.render_widget(Paragraph::new(lines), left);
     chart(
         &live.gaps,
@@ -151,16 +154,13 @@ fn experience(live: &Live, palette: Palette, area: Rect, frame: &mut Frame<'_>) 
     );
     if let Some((name, text)) = live.jitter.first().filter(|_| right.height > 0) {
         let line = Rect { y: right.bottom() - 1, height: 1, ..right };
-        frame.render_widget(Line::raw(format!("{name} {text}")), line);
+        let text = format!("{name} {text}");
+        frame.render_widget(Line::raw(clipped(&text, usize::from(right.width))), line);
     }
 }
 
-fn budget(budget: &Budget) -> Line<'static> {
-    Line::raw(format!(
-        "{:<4} {:>7} ▕{}▏{}",
-        budget.name,
-        budget.limit,
-        share_bar(budget.p99, 8),
-        budget.text
-    ))
+fn budget(budget: &Budget, width: usize) -> Line<'static> {
+    let head = format!("{:<4} {:>7} ▕{}▏", budget.name, budget.limit, share_bar(budget.p99, 8));
+    let room = width.saturating_sub(head.chars().count());
+    Line::raw(head + clipped(&budget.text, room))
 }

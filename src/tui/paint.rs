@@ -1,6 +1,7 @@
 //! Colours that differ for every common kind of colour blindness, and patterns that need none.
 
 use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Span;
 
 use crate::report::live::Lit;
 
@@ -73,6 +74,35 @@ impl Palette {
     }
 }
 
+/// As many of `parts`, most important first, as fit into `width` cells.
+pub(super) fn fitting(parts: &[String], between: &str, width: usize) -> String {
+    let mut text = String::new();
+    for part in parts {
+        let between = if text.is_empty() { "" } else { between };
+        if Span::raw(format!("{text}{between}{part}")).width() > width {
+            break;
+        }
+        text += between;
+        text += part;
+    }
+    text
+}
+
+/// As much of a text as fits into `width` cells and can stand alone: no word is cut where the
+/// text can be cut elsewhere.
+pub(super) fn clipped(text: &str, width: usize) -> &str {
+    if Span::raw(text).width() <= width {
+        return text;
+    }
+    let ends = [" ┄ ", "; ", ", ", ": ", " ("].iter().flat_map(|end| text.match_indices(end));
+    let ends = ends.map(|(end, _)| end).filter(|end| Span::raw(&text[..*end]).width() <= width);
+    let hard = text
+        .char_indices()
+        .map(|(end, _)| end)
+        .take_while(|end| Span::raw(&text[..*end]).width() <= width);
+    &text[..ends.max().or_else(|| hard.last()).unwrap_or(0)]
+}
+
 /// The pattern of a level.
 pub(super) const fn pattern(level: &str) -> &'static str {
     match level.as_bytes() {
@@ -89,5 +119,28 @@ pub(super) const fn sign(lit: Lit) -> &'static str {
         Lit::Off => "○",
         Lit::Warn => "◐",
         Lit::Alarm => "●",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_left_out_whole() {
+        let parts = ["34 requests", "3 here", "27 done"].map(str::to_owned);
+        assert_eq!(fitting(&parts, ", ", 28), "34 requests, 3 here, 27 done");
+        assert_eq!(fitting(&parts, ", ", 27), "34 requests, 3 here");
+        assert_eq!(fitting(&parts, ", ", 5), "");
+        for (width, expected) in [
+            (60, "takt 211 µs per token, cycle 241 µs (1.14 of takt)"),
+            (49, "takt 211 µs per token, cycle 241 µs"),
+            (34, "takt 211 µs per token"),
+            (9, "takt 211 "),
+            (0, ""),
+        ] {
+            let text = "takt 211 µs per token, cycle 241 µs (1.14 of takt)";
+            assert_eq!(clipped(text, width), expected, "{width}");
+        }
     }
 }

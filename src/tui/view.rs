@@ -40,6 +40,8 @@ pub struct View {
     pub page: Page,
     /// The selected cause, by its code and level: lines move, what is looked at stays.
     pub(super) cause: Option<(String, &'static str)>,
+    /// The user has selected it; until then it is the largest.
+    pub(super) chosen: bool,
     /// The selected request.
     pub(super) request: Option<u64>,
     /// The selected line of the other pages.
@@ -58,13 +60,13 @@ impl View {
     /// What detail the picture needs.
     #[must_use]
     pub fn focus(&self) -> Focus {
-        let cause = self.cause.as_ref().map(|(code, _)| code.clone());
-        Focus { page: self.page, cause }
+        Focus { page: self.page, cause: self.cause.clone() }
     }
 
     /// Follows what is known: something is always selected where there is something.
     pub fn follow(&mut self, live: &Live) {
-        if self.place_of_cause(live).is_none() {
+        self.chosen &= self.place_of_cause(live).is_some();
+        if !self.chosen {
             self.cause = live.causes.first().map(|cause| (cause.row.code.clone(), cause.row.level));
         }
         if let Some(first) = live.requests.first()
@@ -141,6 +143,7 @@ impl View {
                 let place = moved(self.place_of_cause(live), live.causes.len());
                 let cause = live.causes.get(place);
                 self.cause = cause.map(|cause| (cause.row.code.clone(), cause.row.level));
+                self.chosen = self.cause.is_some();
             }
             Page::Requests => {
                 let place = moved(self.place_of_request(live), live.requests.len());
@@ -178,8 +181,17 @@ mod tests {
         view.key(Key::Char('j'), &live);
         view.key(Key::Down, &live);
         assert_eq!(view.place_of_cause(&live), Some(2));
-        assert_eq!(view.focus().cause.as_deref(), Some("gap"));
+        assert_eq!(view.focus().cause, Some(("gap".to_owned(), "waste")));
         live.causes.rotate_left(2);
+        view.follow(&live);
+        assert_eq!(view.place_of_cause(&live), Some(0));
+        let all = std::mem::take(&mut live.causes);
+        view.follow(&live);
+        assert_eq!(view.place_of_cause(&live), None);
+        // What was chosen is gone: from now on the largest again, whichever that is.
+        live.causes = all;
+        view.follow(&live);
+        live.causes.rotate_left(1);
         view.follow(&live);
         assert_eq!(view.place_of_cause(&live), Some(0));
         live.causes.clear();

@@ -104,6 +104,12 @@ pub fn si_count(count: f64) -> String {
     Scale::count(count).show(count)
 }
 
+/// A count of things that are whole: `38`, and from a thousand on `12.4 k`.
+#[must_use]
+pub fn si_whole(count: u64) -> String {
+    if count < 1000 { count.to_string() } else { si_count(count as f64) }
+}
+
 /// An integer with its digits in groups of three: `1 234 567`.
 #[must_use]
 pub fn grouped(amount: i128) -> String {

@@ -37,6 +37,8 @@ impl Ladder {
                 | Cause::BatchFill
                 | Cause::Capacity
                 | Cause::Changeover
+                // Whoever measures has the device to itself: requests do not run.
+                | Cause::Observer
                 | Cause::FaultRecovery => &mut stopped,
                 Cause::Host
                 | Cause::LaunchGap
@@ -212,4 +214,59 @@ fn takt_nanos(run: &Run) -> Option<f64> {
     let span = arrivals().max()?.saturating_sub(arrivals().min()?).0;
     let asked: u64 = run.requests.iter().map(|r| u64::from(r.arrival.max_tokens)).sum();
     (asked > 0 && span > 0).then(|| span as f64 / asked as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::posting::Basis;
+    use super::*;
+
+    /// Where four of ten device nanoseconds of a cause are lost on the way to effective time.
+    fn lost_as(cause: Cause) -> &'static str {
+        let account = Account::of(cause, Basis::Measured);
+        let ladder = Ladder::of(10, std::iter::once((account, 4)));
+        let Ladder { total, demanded, running, good, effective, .. } = ladder;
+        match [total - demanded, demanded - running, running - good, good - effective] {
+            [4, 0, 0, 0] => "demand",
+            [0, 4, 0, 0] => "availability",
+            [0, 0, 4, 0] => "yield",
+            [0, 0, 0, 4] => "performance",
+            [0, 0, 0, 0] => "nothing",
+            other => panic!("{cause:?} is lost twice: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_loss_has_one_rung() {
+        for (cause, rung) in [
+            (Cause::NoDemand, "demand"),
+            (Cause::SloHeadroom, "availability"),
+            (Cause::BatchFill, "availability"),
+            (Cause::Changeover, "availability"),
+            // While the machine is measured it serves nobody.
+            (Cause::Observer, "availability"),
+            (Cause::FaultRecovery, "availability"),
+            (Cause::Padding, "yield"),
+            (Cause::PrefixRecompute, "yield"),
+            (Cause::Malformed, "yield"),
+            (Cause::Host, "performance"),
+            (Cause::KernelSlack, "performance"),
+            (Cause::WeightStreaming, "nothing"),
+            (Cause::ValueDecode, "nothing"),
+        ] {
+            assert_eq!(lost_as(cause), rung, "{cause:?}");
+        }
+    }
+
+    /// An hour of calibration makes a run no more effective.
+    #[test]
+    fn measuring_raises_no_figure() {
+        let of = |cause, amount| (Account::of(cause, Basis::Measured), amount);
+        let served = [of(Cause::ValueDecode, 60), of(Cause::Host, 40)];
+        let before = Ladder::of(100, served.into_iter());
+        let after = Ladder::of(1_000, served.into_iter().chain([of(Cause::Observer, 900)]));
+        assert_eq!(after.running, before.running);
+        assert_eq!(after.performance(), before.performance());
+        assert!(after.oie().fraction() < before.oie().fraction());
+    }
 }

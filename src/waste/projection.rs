@@ -159,6 +159,8 @@ pub enum BlockState {
 pub(super) struct Levels {
     fixed: HashMap<(MemoryClass, u32), u64>,
     blocks: HashMap<u32, (u64, u64, bool)>,
+    /// Blocks that are not merely cached.
+    held: u32,
     live: u64,
     unwritten: u64,
     cached: u64,
@@ -178,7 +180,9 @@ impl Levels {
             }
             return;
         }
-        let (size, written, cached) = self.blocks.remove(&change.block).unwrap_or_default();
+        let before = self.blocks.remove(&change.block);
+        self.held -= u32::from(before.is_some_and(|(.., cached)| !cached));
+        let (size, written, cached) = before.unwrap_or_default();
         if cached {
             self.cached -= size;
         } else {
@@ -195,12 +199,18 @@ impl Levels {
             MemoryChange::Evict => return,
         };
         self.blocks.insert(change.block, (size, written, cached));
+        self.held += u32::from(!cached);
         if cached {
             self.cached += size;
         } else {
             self.live += written;
             self.unwritten += size - written;
         }
+    }
+
+    /// Blocks that requests hold: cached ones can be taken back.
+    pub(super) const fn held_blocks(&self) -> u32 {
+        self.held
     }
 
     /// Every block that is held or cached, by number.

@@ -22,13 +22,14 @@ fn with(path: &str, field: &str, value: Value) -> Value {
 #[test]
 fn what_is_wrong_with_a_field_is_said() {
     let server = Server::usual();
-    let schema = |schema: Value| json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+    let schema = |schema: Value| {
+        let named = json!({"name": "x", "schema": schema});
+        json!({"type": "json_schema", "json_schema": named})
+    };
     // Each definition refers to the next.
-    let definitions: serde_json::Map<String, Value> = (0..3000)
-        .map(|place| {
-            (format!("d{place}"), json!({"$ref": format!("#/$defs/d{}", (place + 1) % 3000)}))
-        })
-        .collect();
+    let to = |place: usize| json!({"$ref": format!("#/$defs/d{}", place % 3000)});
+    let definitions: serde_json::Map<String, Value> =
+        (0..3000).map(|place| (format!("d{place}"), to(place + 1))).collect();
     let long_chain = json!({"$ref": "#/$defs/d0", "$defs": definitions});
     let user = |content: Value| json!([{"role": "user", "content": content}]);
     // path, field, value, code, words
@@ -326,6 +327,27 @@ fn models_and_addresses_that_are_not_there() {
     let reply = get(server.address, CHAT);
     assert_eq!(reply.status, 405);
     assert_eq!(reply.json()["error"]["code"], "method_not_supported");
+}
+
+/// A client's own text comes back, but not at any length, and always in the interface's shape.
+#[test]
+fn what_is_said_of_a_long_name_is_short() {
+    let server = Server::usual();
+    let long = "é".repeat(50_000);
+    for (field, value, status) in [
+        ("model", json!(long), 404),
+        (long.as_str(), json!(1), 400),
+        ("stop", json!({"x": long}), 400),
+    ] {
+        let reply = post(server.address, CHAT, &with(CHAT, field, value));
+        assert_eq!(reply.status, status, "{}", reply.text());
+        let error = &reply.json()["error"];
+        assert!(error["message"].as_str().unwrap().chars().count() <= 1001);
+        assert!(error["param"].as_str().unwrap().chars().count() <= 201);
+    }
+    let reply = get(server.address, "/v1/models/%ff%fe");
+    assert_eq!(reply.status, 404);
+    assert_eq!(reply.json()["error"]["code"], "unknown_url", "{}", reply.text());
 }
 
 fn error_of(model: &str) -> Value {

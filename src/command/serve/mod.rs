@@ -292,7 +292,8 @@ fn record(
     let preparation = Preparation { warm_up: true, observer_pairs: pairs };
     let address = listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string());
     let model_name = served.model.clone();
-    let notes = words.notes();
+    let mut notes: Vec<String> = words.notes().iter().map(ToString::to_string).collect();
+    notes.extend(small_pool(&engine.memory));
     let books = LivePage::new(&folder);
     let extra_metrics: Option<Arc<serve::ExtraMetrics>> = Some(Arc::new(move || books.page()));
     let serving = Serving { served, limits, engine, preparation, words, extra_metrics };
@@ -329,7 +330,39 @@ fn record(
     }
 }
 
+/// What clients must know of a pool that holds less than the longest sequence.
+fn small_pool(memory: &schedule::KvMemory) -> Option<String> {
+    let tokens = u64::from(memory.kv_blocks) * u64::from(memory.block_tokens);
+    (tokens < memory.max_sequence_tokens.into()).then(|| {
+        format!(
+            "the KV pool holds {tokens} tokens, --max-model-len is {}: requests that need more \
+             than the pool are refused",
+            memory.max_sequence_tokens
+        )
+    })
+}
+
 /// Tells whoever watches stderr; where it is gone there is nobody left to tell.
 fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{Allocation, KvMemory};
+
+    #[test]
+    fn a_pool_below_the_longest_sequence_is_said() {
+        let memory = |kv_blocks| KvMemory {
+            kv_blocks,
+            block_tokens: 16,
+            max_sequence_tokens: 4096,
+            allocation: Allocation::Paged,
+            prefix_cache: true,
+        };
+        let said = small_pool(&memory(1)).unwrap();
+        assert!(said.starts_with("the KV pool holds 16 tokens, --max-model-len is 4096"), "{said}");
+        assert_eq!(small_pool(&memory(256)), None);
+    }
 }

@@ -22,7 +22,7 @@ use dashboard::Dashboard;
 use feed::Feed;
 use folder::FolderFeed;
 use replay::Replay;
-use server::ServerFeed;
+use server::{PATIENCE, ServerFeed};
 
 pub(super) use beside::Beside;
 
@@ -81,7 +81,7 @@ fn feed(args: &WatchArgs) -> Result<Box<dyn Feed>, Failure> {
         return Err(usage(format!("set --at: expected 0 to 1e9 seconds, found {}", args.at)));
     }
     if args.source.starts_with("http://") {
-        return Ok(Box::new(ServerFeed::open(&args.source, args.api_key.clone())?));
+        return Ok(Box::new(ServerFeed::open(&args.source, args.api_key.clone(), PATIENCE)?));
     }
     if let Some((scheme, _)) = args.source.split_once("://") {
         let message =

@@ -13,7 +13,7 @@ use crate::event::Fact;
 use crate::trace::{Header, LogTail, Status, TraceError};
 
 /// A server must answer within this time; its stream may then be quiet for as long as it likes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server whose device is not known yet is asked this often.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -31,6 +31,7 @@ pub(super) struct ServerFeed {
     address: String,
     api_key: Option<String>,
     agent: Agent,
+    patience: Duration,
     header: Header,
     batches: Option<Receiver<Batch>>,
     asked: Instant,
@@ -38,17 +39,23 @@ pub(super) struct ServerFeed {
 }
 
 impl ServerFeed {
-    pub(super) fn open(address: &str, api_key: Option<String>) -> Result<Self, Failure> {
+    /// Asks the server at `address` what it runs; each answer must be whole within `patience`.
+    pub(super) fn open(
+        address: &str,
+        api_key: Option<String>,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let address = address.trim_end_matches('/').to_owned();
         let agent: Agent = Agent::config_builder()
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
+            .timeout_connect(Some(patience))
+            .timeout_recv_response(Some(patience))
             .http_status_as_error(false)
             .build()
             .into();
         let header = Header::begin();
         let asked = Instant::now();
-        let mut feed = Self { address, api_key, agent, header, batches: None, asked, over: false };
+        let (batches, over) = (None, false);
+        let mut feed = Self { address, api_key, agent, patience, header, batches, asked, over };
         feed.header = feed.ask()?;
         Ok(feed)
     }
@@ -84,7 +91,7 @@ impl ServerFeed {
     /// The header as the server knows it now.
     fn ask(&self) -> Result<Header, Failure> {
         let path = PathBuf::from(format!("{}/gemba/run", self.address));
-        let mut response = self.get("/gemba/run", Some(PATIENCE))?;
+        let mut response = self.get("/gemba/run", Some(self.patience))?;
         let json = response.body_mut().read_to_vec().map_err(|error| {
             Failure::new(format!("read {}: {error}", path.display()), None::<String>)
         })?;
@@ -168,6 +175,49 @@ impl Feed for ServerFeed {
         match (self.over, self.header.status) {
             (true, Status::Running) => "the stream ended".to_owned(),
             _ => format!("at {}", self.address.trim_start_matches("http://")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// What is said of a server that answers with `said` and then nothing more. It holds its
+    /// connection until it is told to go, or for long enough that something else is at fault.
+    fn stalled_after(said: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (go, gone) = channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            stream.write_all(said).unwrap();
+            let _ = gone.recv_timeout(Duration::from_secs(60));
+        });
+        let failure = ServerFeed::open(&address, None, Duration::from_millis(200)).err();
+        drop(go);
+        server.join().unwrap();
+        failure.unwrap().message
+    }
+
+    #[test]
+    fn an_answer_that_stalls_is_given_up() {
+        for said in [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{\"schema\":",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"sch\r\n",
+        ] {
+            let message = stalled_after(said);
+            let sent = String::from_utf8_lossy(said);
+            assert!(message.contains("/gemba/run: timeout"), "{sent:?}: {message}");
         }
     }
 }

@@ -12,7 +12,11 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
     let sums = [
         ("All device time", ladder.total, "devices × window"),
         ("Demanded", ladder.demanded, "less the time without demand"),
-        ("Running", ladder.running, "less waiting for batches, capacity, loading, faults"),
+        (
+            "Running",
+            ladder.running,
+            "less waiting for batches, capacity, loading, measuring, faults",
+        ),
         ("Good", ladder.good, "less rows thrown away, done twice or failed"),
         ("Effective", ladder.effective, "less host, gaps, slack, excess and empty seats"),
         ("Value", ladder.value, "arithmetic of delivered tokens"),
@@ -59,6 +63,7 @@ fn rung(account: &Account) -> usize {
         | Cause::BatchFill
         | Cause::Capacity
         | Cause::Changeover
+        | Cause::Observer
         | Cause::FaultRecovery => 1,
         Cause::Host
         | Cause::LaunchGap

@@ -9,7 +9,7 @@ pub(super) mod origins;
 pub(super) mod tables;
 
 use super::{GlossaryEntry, Report, Seal, SealRow, Tile};
-use crate::unit::{Scale, Share, grouped, si_count};
+use crate::unit::{Scale, Share, grouped, si_count, si_whole};
 use crate::waste::{
     Books, CAUSES, Commodity, Costing, Headline, Latency, Level, MemoryMoment, RequestLine,
 };
@@ -151,12 +151,12 @@ fn tiles(findings: &Findings<'_>) -> Vec<Tile> {
         tile(
             "Loading",
             ladder.loading().to_string(),
-            "of device time had anything to do".to_owned(),
+            "of device time had a request in the system".to_owned(),
         ),
         cost_tile(findings),
         tile(
             "Accepted",
-            format!("{} tokens", si_count(counts.accepted_tokens as f64)),
+            format!("{} tokens", si_whole(counts.accepted_tokens)),
             format!(
                 "{} of {} requests, {} tokens/s",
                 counts.completed,
@@ -227,6 +227,14 @@ fn cautions(findings: &Findings<'_>) -> Vec<String> {
         cautions.push(format!(
             "{} requests were still open at the end; their work stands under wip.open.",
             findings.headline.counts.open
+        ));
+    }
+    let counts = findings.headline.counts;
+    if counts.requests > 0 && counts.completed == 0 {
+        cautions.push(format!(
+            "None of the {} requests was answered to its end: nothing here says how the engine \
+             serves. A KV pool, a context or a time limit that is too small refuses all.",
+            grouped(counts.requests.into())
         ));
     }
     cautions.extend(findings.notes.iter().cloned());

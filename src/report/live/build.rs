@@ -39,8 +39,8 @@ pub fn live(books: &LiveBooks, focus: &Focus) -> Live {
     let charts = parts::charts(books);
     let header = books.header();
     let window_start = header.window.start_ns;
-    let detail = focus.cause.as_ref().and_then(|code| {
-        let row = ledger.causes.iter().find(|row| row.code == *code)?;
+    let detail = focus.cause.as_ref().and_then(|(code, level)| {
+        let row = ledger.causes.iter().find(|row| row.code == *code && row.level == *level)?;
         Some(detail(books, &sums, row))
     });
     fn only<T>(looked_at: bool, list: &dyn Fn() -> Vec<T>) -> Vec<T> {

@@ -15,8 +15,8 @@ pub use build::live;
 pub struct Focus {
     /// The page.
     pub page: Page,
-    /// The code of a cause that is looked at closely.
-    pub cause: Option<String>,
+    /// The code and level of a cause that is looked at closely.
+    pub cause: Option<(String, LevelWord)>,
 }
 
 /// A page of the dashboard.
@@ -99,8 +99,8 @@ pub struct Live {
     pub jitter: Vec<(&'static str, String)>,
     /// Each promise and what of it recent requests use.
     pub budgets: Vec<Budget>,
-    /// Requests, tokens and rates, in a line.
-    pub counts: String,
+    /// Requests and rates of tokens, most important first.
+    pub counts: Vec<String>,
     /// Every kernel, most device time first.
     pub kernels: Vec<KernelRow>,
     /// Requests that are here, newest first, then those that left last.

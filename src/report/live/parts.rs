@@ -12,7 +12,7 @@ use crate::waste::{Cause, Commodity};
 /// A lamp looks back over so many intervals.
 const LOOK_BACK: usize = 20;
 
-/// KV pool in use from which the lamp warns, and from which it alarms.
+/// KV pool held by requests from which the lamp warns, and from which it alarms.
 const KV_LIMITS: [f64; 2] = [0.75, 0.9];
 
 /// Broken promises of recent requests from which the lamp warns, and from which it alarms.
@@ -44,11 +44,12 @@ pub(super) fn lamps(books: &LiveBooks, unattributed: Share, limit: f64) -> Vec<L
     let lamp = |name, lit, text: String| Lamp { name, lit, text };
     let counted = |name, count: u64, what: &str| {
         let lit = if count > 0 { Lit::Alarm } else { Lit::Off };
-        lamp(name, lit, format!("{} {what}", grouped(count.into())))
+        let plural = if count == 1 { "" } else { "s" };
+        lamp(name, lit, format!("{} {what}{plural}", grouped(count.into())))
     };
     let kv = match books.newest_step().filter(|step| step.kv_blocks_total > 0) {
         Some(step) => {
-            let share = Share::new(step.kv_blocks_used.into(), step.kv_blocks_total.into());
+            let share = Share::new(books.held_blocks().into(), step.kv_blocks_total.into());
             lamp("KV", graded(share.fraction().unwrap_or(0.0), KV_LIMITS), share.to_string())
         }
         None => lamp("KV", Lit::Blind, "no step yet".to_owned()),
@@ -74,8 +75,8 @@ pub(super) fn lamps(books: &LiveBooks, unattributed: Share, limit: f64) -> Vec<L
     vec![
         kv,
         throttle,
-        counted("preempt", sum(|interval| interval.preempted_rows), "rows"),
-        counted("orphan", sum(|interval| interval.orphaned_rows), "rows"),
+        counted("preempt", sum(|interval| interval.preempted_rows), "row"),
+        counted("orphan", sum(|interval| interval.orphaned_rows), "row"),
         lamp("unattributed", lit, unattributed.to_string()),
         promise,
     ]
@@ -155,12 +156,12 @@ pub(super) fn jitter(books: &LiveBooks) -> Vec<(&'static str, String)> {
         lines.push((
             "worst stall",
             format!(
-                "{} of request {} at {}: {} {}",
+                "{}, {} {} of it; request {} at {}",
                 si_nanos(stall.nanos),
-                stall.request,
-                si_nanos(stall.at),
                 stall.cause.code(),
                 si_nanos(stall.of_it),
+                stall.request,
+                si_nanos(stall.at),
             ),
         ));
     }
@@ -197,7 +198,7 @@ pub(super) fn budgets(books: &LiveBooks) -> Vec<Budget> {
     .collect()
 }
 
-pub(super) fn counts(books: &LiveBooks) -> String {
+pub(super) fn counts(books: &LiveBooks) -> Vec<String> {
     let counts = books.counts();
     let (_, length, intervals) = books.recent();
     let whole: Vec<&Interval> = intervals.rev().skip(1).take(LOOK_BACK).collect();
@@ -206,14 +207,13 @@ pub(super) fn counts(books: &LiveBooks) -> String {
         let sum: u64 = whole.iter().map(|interval| of(interval)).sum();
         if seconds > 0.0 { sum as f64 / seconds } else { 0.0 }
     };
-    format!(
-        "{} requests, {} here, {} done; {} in/s, {} out/s",
-        grouped(counts.requests.into()),
-        grouped(counts.open.into()),
-        grouped(counts.completed.into()),
-        si_count(rate(|interval| interval.prompt_tokens)),
-        si_count(rate(|interval| interval.output_tokens)),
-    )
+    vec![
+        format!("{} requests", grouped(counts.requests.into())),
+        format!("{} here", grouped(counts.open.into())),
+        format!("{} done", grouped(counts.completed.into())),
+        format!("{} in/s", si_count(rate(|interval| interval.prompt_tokens))),
+        format!("{} out/s", si_count(rate(|interval| interval.output_tokens))),
+    ]
 }
 
 pub(super) fn memory(books: &LiveBooks) -> MemoryNow {
@@ -336,6 +336,13 @@ pub(super) fn notes(books: &LiveBooks) -> Vec<String> {
     let mut notes = Vec::new();
     if books.header().devices.is_empty() {
         notes.push("The device is not known yet: it is being measured.".to_owned());
+    }
+    let counts = books.counts();
+    if counts.requests > counts.open && counts.completed == 0 {
+        notes.push(format!(
+            "None of the {} requests that left was answered to its end.",
+            grouped((counts.requests - counts.open).into())
+        ));
     }
     let (late, by_shares) = books.doubts();
     if late > 0 {

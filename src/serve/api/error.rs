@@ -18,8 +18,23 @@ pub struct ApiError {
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
+/// The most characters of a message and of a parameter's name: what a client sent is not sent
+/// back at any length.
+const MESSAGE: usize = 1000;
+const PARAM: usize = 200;
+
+/// At most `most` characters of a text, with a sign where some are left out.
+fn shortened(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 impl ApiError {
     fn new(status: u16, kind: &'static str, message: String) -> Self {
+        let message = shortened(message, MESSAGE);
         Self { status, message, kind, param: None, code: None, retry_after: None }
     }
 
@@ -28,7 +43,7 @@ impl ApiError {
     }
 
     fn param(self, param: &str) -> Self {
-        Self { param: Some(param.to_owned()), ..self }
+        Self { param: Some(shortened(param.to_owned(), PARAM)), ..self }
     }
 
     /// The parameter `param` cannot be what it is.

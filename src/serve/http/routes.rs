@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -62,7 +63,13 @@ async fn models(State(door): Shared) -> Response {
     body::json(&model_list(described(&door)))
 }
 
-async fn model(State(door): Shared, Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn model(
+    State(door): Shared,
+    uri: Uri,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    // What is no text names nothing.
+    let Path(name) = name.map_err(|_| ApiError::no_url("GET", uri.path()))?;
     match name == door.served.model {
         true => Ok(body::json(&described(&door))),
         false => Err(ApiError::no_model(&name)),

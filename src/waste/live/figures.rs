@@ -209,6 +209,14 @@ impl LiveBooks {
         (MemoryMoment { at: self.last, ..device.levels.moment() }, device.levels.blocks())
     }
 
+    /// KV blocks that requests hold now, on the device of the last step; cached blocks can be
+    /// taken back and do not count.
+    #[must_use]
+    pub fn held_blocks(&self) -> u32 {
+        let device = self.newest.and_then(|step| self.place(step.device));
+        device.map_or(0, |place| self.devices[place].levels.held_blocks())
+    }
+
     /// The last step.
     #[must_use]
     pub const fn newest_step(&self) -> Option<Step> {
