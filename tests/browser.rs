@@ -167,7 +167,7 @@ fn printed(folder: &Path, page: &str) -> Option<Vec<String>> {
 }
 
 /// An A3 sheet is 1191 by 842 points.
-fn is_a3_landscape(size: &String) -> bool {
+fn is_a3_landscape(size: &str) -> bool {
     let sides: Vec<f64> = size.split(' ').map(|side| side.parse().unwrap()).collect();
     sides.len() == 4 && (sides[2] - 1190.6).abs() < 2.0 && (sides[3] - 841.9).abs() < 2.0
 }

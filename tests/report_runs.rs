@@ -1,6 +1,6 @@
 //! `gemba report` of several runs, and of runs that were cut short or hold nothing.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics where it fails")]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
