@@ -28,8 +28,8 @@ fn shape() -> Shape {
 
 fn storage(options: &Options) -> Storage {
     Storage {
-        weights: Precision::F32,
-        kv: Precision::F32,
+        weights: Precision::F32.into(),
+        kv: Precision::F32.into(),
         activation_bytes: 4,
         activation_dtype: Dtype::F32,
         block_tokens: options.memory.block_tokens,

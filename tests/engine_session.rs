@@ -112,8 +112,8 @@ fn run_watched(
     let clock = ManualClock::start();
     let engine = setting.options.engine;
     let storage = Storage {
-        weights: Precision::F32,
-        kv: Precision::F32,
+        weights: Precision::F32.into(),
+        kv: Precision::F32.into(),
         activation_bytes: 4,
         activation_dtype: Dtype::F32,
         block_tokens: engine.memory.block_tokens,

@@ -118,7 +118,8 @@ impl ModelledDevice {
         clock: ManualClock,
     ) -> Self {
         let slots = limits.kv_blocks as usize * limits.block_tokens as usize;
-        let row_bytes = storage.kv.bytes(2 * u64::from(shape.kv_width()) * u64::from(shape.layers));
+        let heads = 2 * u64::from(shape.kv_heads) * u64::from(shape.layers);
+        let row_bytes = storage.kv.kv_bytes(heads, u64::from(shape.head_dim));
         let weights = Bytes(shape.weight_bytes(storage.weights));
         let kv_pool = Bytes(slots as u64 * row_bytes);
         let workspace = Bytes(
@@ -343,8 +344,8 @@ mod tests {
 
     fn device(timing: Timing, clock: &ManualClock) -> ModelledDevice {
         let storage = Storage {
-            weights: Precision::F32,
-            kv: Precision::F32,
+            weights: Precision::F32.into(),
+            kv: Precision::F32.into(),
             activation_bytes: 4,
             activation_dtype: Dtype::F32,
             block_tokens: 4,

@@ -15,7 +15,7 @@ use crate::backend::{DeviceError, Limits, Sampled, Sampling, SequenceRows, Span,
 use crate::cost::Formulas;
 use crate::engine::forward;
 use crate::event::{Clock, WallClock};
-use crate::model::{Precision, open};
+use crate::model::{Encoding, open};
 use crate::unit::Nanos;
 
 /// Options of `gemba bench`.
@@ -27,12 +27,12 @@ pub struct BenchArgs {
     /// The device: cpu, or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
-    /// The format of the weights
-    #[arg(long, value_name = "P", default_value = "q8_0", value_parser = precision)]
-    precision: Precision,
-    /// The format of the KV cache: f16, f32 on cpu, bf16 on cuda
-    #[arg(long, value_name = "P", default_value = "f16", value_parser = precision)]
-    kv_precision: Precision,
+    /// The format of the weights: f32 on cpu, e4m3, i8, i4, nf4 on cuda, bf16, f16, q8_0, q4_0
+    #[arg(long, value_name = "P", default_value = "q8_0", value_parser = Encoding::named)]
+    precision: Encoding,
+    /// The format of the KV cache: f16, f32 on cpu, bf16, e4m3, i8 on cuda
+    #[arg(long, value_name = "P", default_value = "f16", value_parser = Encoding::named)]
+    kv_precision: Encoding,
     /// Threads; as many as the machine has cores if not given
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -64,15 +64,6 @@ pub struct BenchArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// The precision of that name.
-fn precision(name: &str) -> Result<Precision, String> {
-    let found = Precision::ALL.into_iter().find(|precision| precision.code() == name);
-    found.ok_or_else(|| {
-        let known = Precision::ALL.map(Precision::code).join(", ");
-        format!("expected one of {known}")
-    })
 }
 
 /// Why a benchmark could not be run.
@@ -456,11 +447,5 @@ mod tests {
             let Rates { median, least, most } = Rates::of(rates);
             assert_eq!([median, least, most], expected);
         }
-    }
-
-    #[test]
-    fn precisions_go_by_their_code() {
-        assert_eq!(precision("q4_0"), Ok(Precision::Q4_0));
-        assert_eq!(precision("q5"), Err("expected one of f32, bf16, f16, q8_0, q4_0".to_owned()));
     }
 }

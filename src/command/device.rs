@@ -10,7 +10,7 @@ use crate::backend::cuda::{self, Cuda, OpenError};
 use crate::backend::{Backend, DeviceError, Limits, cache_folder};
 use crate::cost::Techniques;
 use crate::event::Clock;
-use crate::model::{Model, Precision};
+use crate::model::{Encoding, Model, Precision};
 
 /// A device by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,9 @@ pub(super) struct Placement {
     /// Which device.
     pub device: DeviceName,
     /// How weights are stored.
-    pub precision: Precision,
+    pub precision: Encoding,
     /// How keys and values are stored.
-    pub kv_precision: Precision,
+    pub kv_precision: Encoding,
     /// How large steps and the KV pool are.
     pub limits: Limits,
     /// Threads of the processor; 0 for as many as it has cores.
@@ -97,6 +97,16 @@ impl Device {
         let Placement { device, precision, kv_precision, limits, threads, techniques } = placement;
         match device {
             DeviceName::Cpu => {
+                let stored = |what, encoding: Encoding| {
+                    encoding.stored().ok_or_else(|| {
+                        let (found, known) = (encoding.code(), Precision::ALL.map(Precision::code));
+                        let known = known.join(", ");
+                        let said = format!("{what} on cpu: expected one of {known}, found {found}");
+                        DeviceError::Unsupported(said)
+                    })
+                };
+                let precision = stored("weights", precision)?;
+                let kv_precision = stored("KV cache", kv_precision)?;
                 let options = cpu::Options { precision, kv_precision, limits, threads };
                 Ok(Self::Cpu(Box::new(Cpu::load(model, options, clock)?)))
             }

@@ -3,7 +3,8 @@
 //! Symbols: `T` rows, `R` rows that ask for logits, `d` hidden, `F` feed-forward width, `V`
 //! vocabulary, `Hq`/`Hkv` heads, `D` elements of a head, `S` context of a decode row with
 //! itself, `a` bytes of an activation, `w(n)` bytes of `n` weights, `k(n)` bytes of `n` cache
-//! elements.
+//! elements, both with their scales: in 8 bits `w(KN) = KN + 4N` and `k(n) = n + 4n/D`, in groups of
+//! `g` 4-bit weights `w(KN) = KN/2 + 2N⌈K/g⌉`.
 //!
 //! | kernel | weight bytes | KV bytes | activation bytes | operations |
 //! |---|---|---|---|---|
@@ -23,7 +24,7 @@
 //! product of quantized weights.
 
 use crate::event::{Driver, Dtype};
-use crate::model::{Precision, Shape};
+use crate::model::{Encoding, Precision, Shape};
 use crate::unit::{Bytes, Ops};
 
 use super::load::Cut;
@@ -33,9 +34,9 @@ use super::{Kernel, StepLoad, Technique, Techniques};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Storage {
     /// The weights of matrices.
-    pub weights: Precision,
+    pub weights: Encoding,
     /// The KV cache.
-    pub kv: Precision,
+    pub kv: Encoding,
     /// Bytes of an activation.
     pub activation_bytes: u64,
     /// What everything but matrix products computes with.
@@ -206,17 +207,18 @@ impl Formulas {
             return Budget { excess_bytes, ops, ..self.blank(kernel) };
         }
         Budget {
-            weight_bytes: Bytes(self.storage.weights.bytes(inputs * outputs)),
+            weight_bytes: Bytes(self.storage.weights.matrix_bytes(outputs, inputs)),
             excess_bytes: Bytes(quantized),
             ops,
-            dtype: dtype(self.storage.weights),
+            // What no file stores becomes activations on its way.
+            dtype: self.storage.weights.stored().map_or(self.storage.activation_dtype, dtype),
             ..self.blank(kernel)
         }
     }
 
-    /// Bytes of so many elements of the cache.
+    /// Bytes of so many elements of the cache, whole heads.
     pub(super) fn kv_bytes(&self, elements: u64) -> Bytes {
-        Bytes(self.storage.kv.bytes(elements))
+        Bytes(self.storage.kv.kv_bytes(elements / self.head_dim.max(1), self.head_dim))
     }
 
     pub(super) fn activations(&self, elements: u64) -> Bytes {
@@ -225,7 +227,7 @@ impl Formulas {
 
     fn embed(&self, load: &StepLoad) -> Budget {
         Budget {
-            weight_bytes: Bytes(load.rows * self.storage.weights.bytes(self.hidden)),
+            weight_bytes: Bytes(load.rows * self.storage.weights.matrix_bytes(1, self.hidden)),
             activation_bytes: self.activations(load.rows * self.hidden),
             ..self.blank(Kernel::Embed)
         }

@@ -22,10 +22,10 @@ fn shape() -> Shape {
     }
 }
 
-fn storage(weights: Precision) -> Storage {
+fn storage(weights: impl Into<Encoding>) -> Storage {
     Storage {
-        weights,
-        kv: Precision::F16,
+        weights: weights.into(),
+        kv: Precision::F16.into(),
         activation_bytes: 4,
         activation_dtype: Dtype::F32,
         block_tokens: 16,
@@ -214,5 +214,27 @@ fn excess_is_what_one_writes_and_the_next_reads() {
         (Kernel::SamplePick, [0, 0, 0, 3 * 512 * 8 + 3840, 0]),
     ] {
         assert_eq!(numbers(formulas.budget(kernel, &load)), expected, "{}", kernel.name());
+    }
+}
+
+#[test]
+fn scales_of_what_no_file_has_are_counted() {
+    for (weights, output) in [
+        // 64 rows of 64: a byte and a scale of 4 bytes a row, or half a byte and one of 2.
+        (Encoding::E4m3, 64 * (64 + 4)),
+        (Encoding::I8, 64 * (64 + 4)),
+        (Encoding::I4, 64 * (32 + 2)),
+        (Encoding::Nf4, 64 * (32 + 2)),
+    ] {
+        let storage = Storage { kv: Encoding::I8, ..storage(weights) };
+        let formulas = Formulas::new(&shape(), storage);
+        let load = formulas.load([(9, 1)], 1);
+        let budget = formulas.budget(Kernel::Output, &load);
+        assert_eq!((budget.weight_bytes, budget.dtype), (Bytes(output), Dtype::F32));
+        // Two heads of 16 bytes and a scale, keys and values.
+        let append = formulas.budget(Kernel::RopeAppend, &load);
+        assert_eq!(append.kv_bytes, Bytes(2 * 2 * (16 + 4)));
+        let attention = formulas.budget(Kernel::AttentionDecode, &load);
+        assert_eq!(attention.kv_bytes, Bytes(10 * 2 * 2 * (16 + 4)));
     }
 }

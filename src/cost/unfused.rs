@@ -18,7 +18,6 @@
 //! `V'` is the vocabulary filled up to a power of two, `l` its logarithm: the sort takes `l(l+1)/2`
 //! passes.
 
-use crate::model::Precision;
 use crate::unit::{Bytes, Ops};
 
 use super::{Budget, Formulas, Kernel, StepLoad, Technique};
@@ -40,9 +39,7 @@ impl Formulas {
 
     /// Whether weights are written out as activations before they are multiplied.
     pub(super) const fn dequantizes(&self) -> bool {
-        let plain =
-            matches!(self.storage.weights, Precision::F32 | Precision::F16 | Precision::Bf16);
-        !plain && !self.uses(Technique::FusedDequantize)
+        !self.storage.weights.is_plain() && !self.uses(Technique::FusedDequantize)
     }
 
     /// Whether a step of this load runs `kernel`.
@@ -89,7 +86,7 @@ impl Formulas {
 
     pub(super) fn dequantize(&self, kernel: Kernel, inputs: u64, outputs: u64) -> Budget {
         Budget {
-            weight_bytes: Bytes(self.storage.weights.bytes(inputs * outputs)),
+            weight_bytes: Bytes(self.storage.weights.matrix_bytes(outputs, inputs)),
             excess_bytes: self.activations(inputs * outputs),
             ..self.blank(kernel)
         }

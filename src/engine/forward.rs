@@ -129,8 +129,8 @@ mod tests {
 
     fn formulas() -> Formulas {
         let storage = Storage {
-            weights: Precision::F32,
-            kv: Precision::F16,
+            weights: Precision::F32.into(),
+            kv: Precision::F16.into(),
             activation_bytes: 4,
             activation_dtype: Dtype::F32,
             block_tokens: 16,
@@ -188,7 +188,8 @@ mod tests {
     /// Names of a layer and of the end, on a model that has every part.
     fn without(techniques: Techniques) -> Vec<&'static str> {
         let shape = Shape { qkv_bias: true, qk_norm: true, ..shape() };
-        let storage = Storage { weights: Precision::Q8_0, techniques, ..*formulas().storage() };
+        let storage =
+            Storage { weights: Precision::Q8_0.into(), techniques, ..*formulas().storage() };
         let formulas = Formulas::new(&shape, storage);
         let load = formulas.load([(5, 1), (0, 7)], 1);
         operations(1, &formulas, &load).map(|op| op.kernel().name()).collect()

@@ -6,6 +6,7 @@
 
 mod block;
 mod config;
+mod encoding;
 mod error;
 mod fingerprint;
 mod gguf;
@@ -25,6 +26,7 @@ mod tensor;
 mod tokenizer;
 mod weights;
 
+pub use encoding::Encoding;
 pub use error::ModelError;
 pub use fingerprint::{Fingerprint, FingerprintOf};
 pub use open::{Model, open};

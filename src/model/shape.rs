@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Encoding;
+
 /// Which member of the family; decides names in files and which options are set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -278,12 +280,13 @@ impl Shape {
     /// Bytes of all weights with the matrices in `precision` and norms and biases in f32. A
     /// tied head counts once. The shape must suit the precision.
     #[must_use]
-    pub fn weight_bytes(&self, precision: Precision) -> u64 {
+    pub fn weight_bytes(&self, precision: impl Into<Encoding>) -> u64 {
+        let encoding = precision.into();
         self.tensors()
             .filter_map(|id| Some((id, self.dimensions(id)?)))
             .map(|(id, [rows, columns])| {
-                let kept = if id.is_vector() { Precision::F32 } else { precision };
-                kept.bytes(u64::from(rows) * u64::from(columns))
+                let kept = if id.is_vector() { Precision::F32.into() } else { encoding };
+                kept.matrix_bytes(u64::from(rows), u64::from(columns))
             })
             .sum()
     }

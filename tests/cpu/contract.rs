@@ -47,7 +47,7 @@ fn the_description_adds_up() {
     assert!(description.kv_pool.0 >= tokens * shape.kv_bytes_per_token(2));
     assert!(description.workspace.0 > 0);
     assert_eq!(cpu.limits(), LIMITS);
-    assert_eq!(cpu.storage().kv, Precision::F16);
+    assert_eq!(cpu.storage().kv, Precision::F16.into());
 }
 
 /// What begins a step, one field of it wrong at a time.

@@ -110,11 +110,11 @@ fn what_the_card_cannot_do_is_said() {
     for (words, expected) in [
         (
             &["--precision", "f32"][..],
-            "weights on cuda: expected bf16, f16, q8_0 or q4_0, found f32",
+            "weights on cuda: expected bf16, f16, q8_0, q4_0, e4m3, i8, i4 or nf4, found f32",
         ),
         (
             &["--precision", "f16", "--kv-precision", "f32"],
-            "KV cache on cuda: expected f16 or bf16",
+            "KV cache on cuda: expected f16, bf16, e4m3 or i8, found f32",
         ),
     ] {
         let output = machine.gemba(&[&bench[..], words].concat());

@@ -78,7 +78,7 @@ fn play_with(
     let mut options = options();
     change(&mut options);
     let clock = WallClock::start();
-    let plain = Plain { precision, limits: limits(&options), techniques };
+    let plain = Plain::new(precision, limits(&options), techniques);
     let device = plain.on_card(model, 1, clock);
     let mut engine = Engine::new(Box::new(device), options, 0, &clock).unwrap();
     let mut facts: Vec<Fact> = Vec::new();

@@ -20,8 +20,8 @@ use crate::stepper::{LIMITS, Sequence, small, step, tokens};
 
 fn load(tape: &Rc<Tape>, memory: u64) -> Result<Cuda, DeviceError> {
     let options = Options {
-        precision: Precision::Q8_0,
-        kv_precision: Precision::Bf16,
+        precision: Precision::Q8_0.into(),
+        kv_precision: Precision::Bf16.into(),
         limits: LIMITS,
         techniques: Techniques::ALL,
     };
@@ -100,8 +100,8 @@ fn a_run_on_a_device_that_is_lost_leaves_a_readable_folder() {
     tape.lost_at.set(Some(200));
     let load = || {
         let options = Options {
-            precision: Precision::Q8_0,
-            kv_precision: Precision::F16,
+            precision: Precision::Q8_0.into(),
+            kv_precision: Precision::F16.into(),
             limits: limits(&options.engine),
             techniques: Techniques::ALL,
         };

@@ -25,7 +25,12 @@ fn load_with(
 ) -> (Cuda, Rc<Tape>) {
     let tape = Rc::new(Tape::default());
     let driver = Recorded::new(Rc::clone(&tape), 1 << 30);
-    let options = Options { precision, kv_precision: Precision::F16, limits, techniques };
+    let options = Options {
+        precision: precision.into(),
+        kv_precision: Precision::F16.into(),
+        limits,
+        techniques,
+    };
     let cuda = Cuda::load(Box::new(driver), model, options, Arc::new(WallClock::start())).unwrap();
     (cuda, tape)
 }

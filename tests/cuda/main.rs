@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod binary;
+mod encodings;
 mod engine;
 mod failures;
 mod host;

@@ -10,16 +10,16 @@ use gemba::backend::{
 use gemba::cost::{Formulas, Techniques};
 use gemba::engine::forward;
 use gemba::event::WallClock;
-use gemba::model::{Family, Model, Precision, Rope, Shape};
+use gemba::model::{Encoding, Family, Model, Precision, Rope, Shape};
 
 use crate::host::Host;
 
 pub const LIMITS: Limits = Limits { rows: 160, logits_rows: 160, kv_blocks: 24, block_tokens: 16 };
 
 /// The activations that go with weights of a precision.
-pub fn activation(precision: Precision) -> Activation {
-    match precision {
-        Precision::F16 => Activation::F16,
+pub fn activation(encoding: Encoding) -> Activation {
+    match encoding {
+        Encoding::Stored(Precision::F16) => Activation::F16,
         _ => Activation::Bf16,
     }
 }
@@ -36,22 +36,28 @@ pub fn on_card(
     limits: Limits,
     (multiprocessors, clock): (u32, WallClock),
 ) -> Cuda {
-    let plain = Plain { precision, limits, techniques: Techniques::ALL };
+    let plain = Plain::new(precision, limits, Techniques::ALL);
     plain.on_card(model, multiprocessors, clock)
 }
 
-/// How a model is put on a card, keys and values in f16.
+/// How a model is put on a card.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain {
-    pub precision: Precision,
+    pub precision: Encoding,
+    pub kv: Encoding,
     pub limits: Limits,
     pub techniques: Techniques,
 }
 
 impl Plain {
+    /// With keys and values in f16.
+    pub fn new(precision: Precision, limits: Limits, techniques: Techniques) -> Self {
+        Self { precision: precision.into(), kv: Precision::F16.into(), limits, techniques }
+    }
+
     pub fn on_card(self, model: &Model, multiprocessors: u32, clock: WallClock) -> Cuda {
-        let Self { precision, limits, techniques } = self;
-        let options = cuda::Options { precision, kv_precision: Precision::F16, limits, techniques };
+        let Self { precision, kv, limits, techniques } = self;
+        let options = cuda::Options { precision, kv_precision: kv, limits, techniques };
         let host = Box::new(Host::new(activation(precision), multiprocessors));
         Cuda::load(host, model, options, Arc::new(clock)).unwrap()
     }

@@ -27,7 +27,7 @@ fn mixed_steps_with(name: &str, model: &Model, precision: Precision, techniques:
     let name = format!("{name} {techniques:?}");
     let mut cpu = on_cpu(model, precision, LIMITS);
     // Enough multiprocessors that products with many inputs are divided.
-    let plain = Plain { precision, limits: LIMITS, techniques };
+    let plain = Plain::new(precision, LIMITS, techniques);
     let mut cuda = plain.on_card(model, 66, WallClock::start());
     let vocab = model.shape().vocab;
     let texts = [(40, 1), (23, 2), (9, 3)].map(|(count, seed)| tokens(count, seed, vocab));
@@ -110,7 +110,7 @@ fn whatever_is_switched_off() {
 fn sampling_by_a_sort_draws_the_same_tokens() {
     let model = small(|_| ());
     let text = tokens(30, 9, 300);
-    let plain = |techniques| Plain { precision: Precision::Bf16, limits: LIMITS, techniques };
+    let plain = |techniques| Plain::new(Precision::Bf16, LIMITS, techniques);
     for (temperature, top_k, top_p) in [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.5, 20, 0.7)] {
         let draw = |techniques| {
             let mut cuda = plain(techniques).on_card(&model, 1, WallClock::start());

@@ -97,8 +97,8 @@ impl Made {
         engine.memory.kv_blocks = 64;
         engine.memory.max_sequence_tokens = 64;
         let storage = Storage {
-            weights: Precision::F32,
-            kv: Precision::F32,
+            weights: Precision::F32.into(),
+            kv: Precision::F32.into(),
             activation_bytes: 4,
             activation_dtype: Dtype::F32,
             block_tokens: 4,

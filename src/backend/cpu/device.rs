@@ -335,8 +335,8 @@ impl Plan {
     fn storage(&self) -> Storage {
         let precision = self.options.precision;
         Storage {
-            weights: precision,
-            kv: self.options.kv_precision,
+            weights: precision.into(),
+            kv: self.options.kv_precision.into(),
             activation_bytes: 4,
             activation_dtype: Dtype::F32,
             block_tokens: self.options.limits.block_tokens,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
-use crate::model::{Model, Precision, Shape};
+use crate::model::{Encoding, Model, Shape};
 use crate::unit::{Bytes, Nanos};
 
 use super::driver::{Address, Driver, Event};
@@ -21,11 +21,11 @@ use super::weights::{Upload, Weights, allocate};
 /// How a model is put on a card.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How weights are stored: bf16, f16, q8_0 or q4_0. Activations are f16 for f16 weights, else
-    /// bf16.
-    pub precision: Precision,
-    /// How keys and values are stored: f16 or bf16.
-    pub kv_precision: Precision,
+    /// How weights are held: bf16, f16, q8_0, q4_0, e4m3, i8, i4 or nf4. Activations are f16 for
+    /// f16 weights, else bf16.
+    pub precision: Encoding,
+    /// How keys and values are held: f16, bf16, e4m3 or i8.
+    pub kv_precision: Encoding,
     /// How large steps and the KV pool are.
     pub limits: Limits,
     /// Which techniques are used.
@@ -41,8 +41,8 @@ pub struct Cuda {
     pub(super) description: Description,
     clock: Arc<dyn Clock + Send>,
     pub(super) weights: Weights,
-    /// Keys and values of each layer.
-    pub(super) cache: Vec<[Address; 2]>,
+    /// Keys and values of each layer, and their scales where they have any.
+    pub(super) cache: Vec<[Address; 4]>,
     pub(super) rooms: Rooms,
     pub(super) step: Step,
     /// The first launch of a step, and the beginning and end of each.
@@ -88,12 +88,13 @@ impl Cuda {
         let rooms = room.all(&shape, &plan, &weights)?;
         let step = Step::new(&*driver, &plan, shape.vocab)?;
         let workspace = room.taken + Step::bytes(&plan, shape.vocab);
-        let pool = plan.pool_bytes(&shape);
+        let (pool, scales) = (plan.pool_bytes(&shape), plan.pool_scale_bytes(&shape));
+        let take = |bytes| match bytes {
+            0 => Ok(Address::NULL),
+            bytes => allocate(&*driver, "the KV pool", bytes),
+        };
         let cache = (0..shape.layers)
-            .map(|_| {
-                let keys = allocate(&*driver, "the KV pool", pool)?;
-                Ok([keys, allocate(&*driver, "the KV pool", pool)?])
-            })
+            .map(|_| Ok([take(pool - scales)?, take(pool - scales)?, take(scales)?, take(scales)?]))
             .collect::<Result<Vec<_>, DeviceError>>()?;
         let (of_layer, others) = match plan.techniques {
             Techniques::ALL => (LAYER_OPS, OTHER_OPS),
@@ -148,7 +149,7 @@ fn check_room(
     driver: &dyn Driver,
     shape: &Shape,
     plan: &Plan,
-    precision: Precision,
+    precision: Encoding,
 ) -> Result<(), DeviceError> {
     let needed =
         shape.weight_bytes(precision) + 2 * plan.pool_bytes(shape) * u64::from(shape.layers);

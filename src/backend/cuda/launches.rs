@@ -221,13 +221,13 @@ impl Cuda {
 
     fn rope_append(&self, layer: usize) -> Result<(), DriverError> {
         let (shape, placed) = (&self.shape, &self.step.placed);
-        let [keys, values] = self.cache[layer];
+        let [keys, values, key_scales, value_scales] = self.cache[layer];
         let [query_norm, key_norm] = self.weights.layers[layer].head_norms;
         // Biases were added by the product.
         let arguments = Arguments::new()
             .addresses([self.rooms.qkv, Address::NULL, query_norm, key_norm])
             .addresses([self.rooms.turns, placed.positions, keys, values])
-            .addresses([Address::NULL, Address::NULL, placed.slots])
+            .addresses([key_scales, value_scales, placed.slots])
             .ints([placed.rows, shape.heads, shape.kv_heads, shape.head_dim])
             .int(self.plan.block_bits())
             .float(shape.norm_eps);
@@ -239,11 +239,11 @@ impl Cuda {
     /// Out, queries and the cache: what both attentions begin with.
     fn attention(&self, layer: usize) -> Arguments {
         let (shape, placed) = (&self.shape, &self.step.placed);
-        let [keys, values] = self.cache[layer];
         Arguments::new()
             .addresses([self.rooms.attended, self.rooms.qkv])
             .int(shape.q_width() + 2 * shape.kv_width())
-            .addresses([keys, values, Address::NULL, Address::NULL, placed.tables])
+            .addresses(self.cache[layer])
+            .address(placed.tables)
             .int(placed.table_stride)
     }
 

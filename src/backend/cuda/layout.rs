@@ -2,9 +2,10 @@
 
 use half::{bf16, f16};
 
-use crate::model::Precision;
+use crate::model::{Encoding, Precision};
 
 use super::image::Activation;
+use super::quantize::{e4m3, group, nearest_quantile};
 
 /// Weights of a block in the block formats.
 const BLOCK: usize = 32;
@@ -20,20 +21,33 @@ pub(super) enum Format {
     Q8,
     /// Blocks of 32 with an f16 scale, 4 bits each.
     Q4,
+    /// Bytes of 4 bits of exponent and 3 of mantissa with an f32 scale of the row.
+    E4m3,
+    /// Signed bytes with an f32 scale of the row.
+    I8,
+    /// Groups of 128 with an f16 scale, 4 bits each.
+    I4,
+    /// Blocks of 64 with an f16 scale, quantiles by 4 bits each.
+    Nf4,
 }
 
 impl Format {
-    /// The format for weights of a precision, and the activations that go with it; `None` where no
+    /// The format for weights of an encoding, and the activations that go with it; `None` where no
     /// kernel multiplies such weights.
-    pub fn of(precision: Precision) -> Option<(Self, Activation)> {
-        match precision {
-            Precision::F32 => None,
-            Precision::Bf16 => Some((Self::W16, Activation::Bf16)),
-            Precision::F16 => Some((Self::W16, Activation::F16)),
-            // Residual streams of large models exceed what f16 holds.
-            Precision::Q8_0 => Some((Self::Q8, Activation::Bf16)),
-            Precision::Q4_0 => Some((Self::Q4, Activation::Bf16)),
-        }
+    pub fn of(encoding: Encoding) -> Option<(Self, Activation)> {
+        // Residual streams of large models exceed what f16 holds.
+        let format = match encoding {
+            Encoding::Stored(Precision::F32) => return None,
+            Encoding::Stored(Precision::F16) => return Some((Self::W16, Activation::F16)),
+            Encoding::Stored(Precision::Bf16) => Self::W16,
+            Encoding::Stored(Precision::Q8_0) => Self::Q8,
+            Encoding::Stored(Precision::Q4_0) => Self::Q4,
+            Encoding::E4m3 => Self::E4m3,
+            Encoding::I8 => Self::I8,
+            Encoding::I4 => Self::I4,
+            Encoding::Nf4 => Self::Nf4,
+        };
+        Some((format, Activation::Bf16))
     }
 
     /// Its name in the names of kernels.
@@ -42,6 +56,10 @@ impl Format {
             Self::W16 => "w16",
             Self::Q8 => "q8_0",
             Self::Q4 => "q4_0",
+            Self::E4m3 => "e4m3",
+            Self::I8 => "i8",
+            Self::I4 => "i4",
+            Self::Nf4 => "nf4",
         }
     }
 
@@ -49,8 +67,8 @@ impl Format {
     pub const fn chunk(self) -> usize {
         match self {
             Self::W16 => 32,
-            Self::Q8 => 64,
-            Self::Q4 => 128,
+            Self::Q8 | Self::E4m3 | Self::I8 => 64,
+            Self::Q4 | Self::I4 | Self::Nf4 => 128,
         }
     }
 
@@ -58,7 +76,8 @@ impl Format {
     pub const fn grain(self) -> u32 {
         match self {
             Self::W16 => 8,
-            Self::Q8 | Self::Q4 => BLOCK as u32,
+            Self::E4m3 | Self::I8 => 16,
+            Self::Q8 | Self::Q4 | Self::I4 | Self::Nf4 => BLOCK as u32,
         }
     }
 
@@ -66,7 +85,8 @@ impl Format {
     pub const fn row_bytes(self, inputs: usize) -> usize {
         match self {
             Self::W16 => 2 * inputs,
-            Self::Q8 | Self::Q4 => inputs.div_ceil(self.chunk()) * CHUNK,
+            Self::E4m3 | Self::I8 => inputs,
+            Self::Q8 | Self::Q4 | Self::I4 | Self::Nf4 => inputs.div_ceil(self.chunk()) * CHUNK,
         }
     }
 
@@ -74,12 +94,72 @@ impl Format {
     pub const fn scale_bytes(self, inputs: usize) -> usize {
         match self {
             Self::W16 => 0,
-            Self::Q8 | Self::Q4 => inputs.div_ceil(self.chunk()) * self.chunk() / BLOCK * 2,
+            Self::E4m3 | Self::I8 => 4,
+            _ => inputs.div_ceil(self.chunk()) * self.chunk() / self.group() * 2,
         }
     }
 
+    /// Inputs that share a scale, where a row has several.
+    const fn group(self) -> usize {
+        match self {
+            Self::I4 => 128,
+            Self::Nf4 => 64,
+            _ => BLOCK,
+        }
+    }
+
+    /// Quantizes a row of floats into `weights` and `scales` of [`Format::row_bytes`] and
+    /// [`Format::scale_bytes`], in the formats that no file has; the nearest code each.
+    pub fn quantize(self, row: &[f32], weights: &mut [u8], scales: &mut [u8]) {
+        let largest = || row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        match self {
+            Self::E4m3 | Self::I8 => {
+                let range = if self == Self::I8 { 127.0 } else { 448.0 };
+                let scale = largest() / range;
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                scales.copy_from_slice(&scale.to_le_bytes());
+                for (code, x) in weights.iter_mut().zip(row) {
+                    *code = match self {
+                        Self::I8 => ((x * inverse).round_ties_even() as i8).cast_unsigned(),
+                        _ => e4m3(x * inverse),
+                    };
+                }
+            }
+            _ => {
+                // What lies behind the row is worth nothing, though it may share a scale.
+                weights.fill(if self == Self::I4 { 0x88 } else { 0x77 });
+                scales.fill(0);
+                for (at, floats) in row.chunks(self.group()).enumerate() {
+                    let (scale, inverse) = group(self == Self::I4, floats);
+                    scales[2 * at..2 * at + 2].copy_from_slice(&scale.to_le_bytes());
+                    for (i, x) in floats.iter().enumerate() {
+                        let (byte, shift) = self.nibble(at * self.group() + i);
+                        let code = match self {
+                            Self::I4 => {
+                                (x * inverse + 8.0).round_ties_even().clamp(0.0, 15.0) as u8
+                            }
+                            _ => nearest_quantile(x * inverse),
+                        };
+                        weights[byte] = weights[byte] & !(15 << shift) | code << shift;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the code of an input lies in a row of nibbles: byte and shift.
+    const fn nibble(self, input: usize) -> (usize, u32) {
+        let (chunk, inside) = (input / 128, input % 128);
+        let (j, t, i) = (inside / 32, inside % 32 / 8, inside % 8);
+        let nibble = match self {
+            Self::Nf4 => i,
+            _ => i / 2 + i % 2 * 4,
+        };
+        (chunk * CHUNK + 4 * (4 * t + j) + nibble / 2, nibble as u32 % 2 * 4)
+    }
+
     /// Places a stored row, 16-bit floats or blocks as GGUF has them, into `weights` and `scales`
-    /// of [`Format::row_bytes`] and [`Format::scale_bytes`].
+    /// of [`Format::row_bytes`] and [`Format::scale_bytes`]. No file has the other formats.
     pub fn place(self, stored: &[u8], weights: &mut [u8], scales: &mut [u8]) {
         if self == Self::W16 {
             weights.copy_from_slice(stored);
@@ -89,7 +169,7 @@ impl Format {
         weights.fill(0);
         scales.fill(0);
         match self {
-            Self::W16 => {}
+            Self::W16 | Self::E4m3 | Self::I8 | Self::I4 | Self::Nf4 => {}
             Self::Q8 => {
                 for (at, block) in stored.as_chunks::<34>().0.iter().enumerate() {
                     scales[2 * at..2 * at + 2].copy_from_slice(&block[..2]);
@@ -183,6 +263,78 @@ mod tests {
                     assert_eq!(scale, if inside { block as f32 + 1.0 } else { 0.0 });
                 }
             }
+        }
+    }
+
+    /// The value that the kernels read for an input.
+    fn value(format: Format, weights: &[u8], scales: &[u8], input: usize) -> f32 {
+        let of_row = || f32::from_le_bytes(scales.try_into().unwrap());
+        let of_group = || {
+            let at = 2 * (input / format.group());
+            f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32()
+        };
+        let code = || {
+            // Where kernels/README.md puts it.
+            let (chunk, inside) = (input / 128, input % 128);
+            let (j, t, i) = (inside / 32, inside % 32 / 8, inside % 8);
+            let nibble = if format == Format::Nf4 { i } else { i / 2 + i % 2 * 4 };
+            weights[chunk * 64 + 4 * (4 * t + j) + nibble / 2] >> (nibble % 2 * 4) & 15
+        };
+        match format {
+            Format::E4m3 => super::super::quantize::tests::e4m3_value(weights[input]) * of_row(),
+            Format::I8 => f32::from(weights[input].cast_signed()) * of_row(),
+            Format::I4 => (f32::from(code()) - 8.0) * of_group(),
+            _ => super::super::quantize::QUANTILES[usize::from(code())] * of_group(),
+        }
+    }
+
+    #[test]
+    fn what_no_file_has_is_quantized_to_the_nearest() {
+        for format in [Format::E4m3, Format::I8, Format::I4, Format::Nf4] {
+            for inputs in [32, 128, 160, 320] {
+                let noise = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+                let row: Vec<f32> =
+                    (0..inputs).map(|i| noise(i) * (1.0 + (i / 64) as f32)).collect();
+                let mut weights = vec![0xff; format.row_bytes(inputs)];
+                let mut scales = vec![0xff; format.scale_bytes(inputs)];
+                format.quantize(&row, &mut weights, &mut scales);
+                for (input, x) in row.iter().enumerate() {
+                    let group = match format {
+                        Format::I4 | Format::Nf4 => {
+                            let first = input / format.group() * format.group();
+                            &row[first..inputs.min(first + format.group())]
+                        }
+                        _ => &row[..],
+                    };
+                    let largest = group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                    // Half a step, and a whole one at the end that has one code fewer; quantiles
+                    // are at most 0.304 apart.
+                    let bound = match format {
+                        Format::E4m3 => (x.abs() / 16.0).max(largest / 448.0 / 1024.0),
+                        Format::I8 => largest / 254.0,
+                        Format::I4 => largest / 8.0,
+                        _ => largest * 0.153,
+                    };
+                    let found = value(format, &weights, &scales, input);
+                    assert!((found - x).abs() <= bound * 1.01, "{format:?} {input}: {found}, {x}");
+                }
+                // Behind the row nothing counts.
+                for input in inputs..weights.len() * 2 {
+                    if matches!(format, Format::I4 | Format::Nf4) {
+                        assert_eq!(value(format, &weights, &scales, input), 0.0, "{format:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_one() {
+        for format in [Format::E4m3, Format::I8, Format::I4, Format::Nf4] {
+            let mut weights = vec![0xff; format.row_bytes(128)];
+            let mut scales = vec![0xff; format.scale_bytes(128)];
+            format.quantize(&[0.0; 128], &mut weights, &mut scales);
+            assert!((0..128).all(|input| value(format, &weights, &scales, input) == 0.0));
         }
     }
 

@@ -24,6 +24,7 @@ mod nvidia;
 mod nvml;
 mod nvrtc;
 mod plan;
+mod quantize;
 mod roofs;
 mod rooms;
 mod step;

@@ -3,7 +3,7 @@
 use crate::backend::{DeviceError, Limits};
 use crate::cost::{Storage, Technique, Techniques};
 use crate::event::Dtype;
-use crate::model::{Precision, Shape};
+use crate::model::{Encoding, Precision, Shape};
 
 use super::device::Options;
 use super::image::Activation;
@@ -30,8 +30,8 @@ pub(super) struct Plan {
     pub limits: Limits,
     pub format: Format,
     pub activation: Activation,
-    precision: Precision,
-    kv_precision: Precision,
+    precision: Encoding,
+    kv_precision: Encoding,
     /// Positions there are: the model's context, or the pool where it is smaller.
     pub positions: u32,
     pub piece_tokens: u32,
@@ -52,12 +52,15 @@ impl Plan {
         let Some((format, activation)) = Format::of(precision) else {
             let found = precision.code();
             return unsupported(format!(
-                "weights on cuda: expected bf16, f16, q8_0 or q4_0, found {found}"
+                "weights on cuda: expected bf16, f16, q8_0, q4_0, e4m3, i8, i4 or nf4, found {found}"
             ));
         };
-        if !matches!(kv_precision, Precision::F16 | Precision::Bf16) {
+        let caches = [Encoding::Stored(Precision::F16), Encoding::Stored(Precision::Bf16)];
+        if !caches.contains(&kv_precision) && !is_scaled(kv_precision) {
             let found = kv_precision.code();
-            return unsupported(format!("KV cache on cuda: expected f16 or bf16, found {found}"));
+            return unsupported(format!(
+                "KV cache on cuda: expected f16, bf16, e4m3 or i8, found {found}"
+            ));
         }
         if !HEADS.contains(&shape.head_dim) {
             let found = shape.head_dim;
@@ -158,10 +161,20 @@ impl Plan {
         }
     }
 
-    /// Bytes of the keys, or of the values, of one layer.
-    pub fn pool_bytes(&self, shape: &Shape) -> u64 {
+    /// Heads of the keys, or of the values, of one layer.
+    fn pool_heads(&self, shape: &Shape) -> u64 {
         let slots = u64::from(self.limits.kv_blocks) * u64::from(self.limits.block_tokens);
-        self.kv_precision.bytes(slots * u64::from(shape.kv_width()))
+        slots * u64::from(shape.kv_heads)
+    }
+
+    /// Bytes of the keys, or of the values, of one layer, their scales included.
+    pub fn pool_bytes(&self, shape: &Shape) -> u64 {
+        self.kv_precision.kv_bytes(self.pool_heads(shape), u64::from(shape.head_dim))
+    }
+
+    /// Of these, bytes of scales.
+    pub fn pool_scale_bytes(&self, shape: &Shape) -> u64 {
+        if is_scaled(self.kv_precision) { 4 * self.pool_heads(shape) } else { 0 }
     }
 
     /// The logarithm of the tokens of a block.
@@ -173,6 +186,11 @@ impl Plan {
     pub const fn blocks(&self) -> u32 {
         self.positions.div_ceil(self.limits.block_tokens)
     }
+}
+
+/// Whether keys and values of this encoding have scales.
+const fn is_scaled(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::E4m3 | Encoding::I8)
 }
 
 /// Into how many parts the inputs of a product are divided where `blocks` of outputs would not fill
@@ -191,8 +209,8 @@ mod tests {
     fn options() -> Options {
         let limits = Limits { rows: 64, logits_rows: 8, kv_blocks: 512, block_tokens: 16 };
         Options {
-            precision: Precision::Bf16,
-            kv_precision: Precision::F16,
+            precision: Precision::Bf16.into(),
+            kv_precision: Precision::F16.into(),
             limits,
             techniques: Techniques::ALL,
         }
@@ -207,8 +225,14 @@ mod tests {
         let (shape, plain) = (small_shape(), options());
         assert!(Plan::new(&shape, plain).is_ok());
         for (changed, expected) in [
-            (Options { precision: Precision::F32, ..plain }, "expected bf16, f16, q8_0 or q4_0"),
-            (Options { kv_precision: Precision::F32, ..plain }, "expected f16 or bf16, found f32"),
+            (
+                Options { precision: Precision::F32.into(), ..plain },
+                "expected bf16, f16, q8_0, q4_0, e4m3",
+            ),
+            (
+                Options { kv_precision: Precision::F32.into(), ..plain },
+                "expected f16, bf16, e4m3 or i8, found f32",
+            ),
             (
                 Options { limits: Limits { block_tokens: 8, ..plain.limits }, ..plain },
                 "expected a power of two from 16 on, found 8",
@@ -221,7 +245,7 @@ mod tests {
             let said = refused(&shape, changed);
             assert!(said.contains(expected), "{said}");
         }
-        let q8 = Options { precision: Precision::Q8_0, ..plain };
+        let q8 = Options { precision: Precision::Q8_0.into(), ..plain };
         for (shape, expected) in [
             (Shape { head_dim: 112, ..shape.clone() }, "found 112"),
             (Shape { heads: 32, ..shape.clone() }, "expected 1 to 16, found 32"),

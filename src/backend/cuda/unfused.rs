@@ -175,9 +175,10 @@ impl Cuda {
 
     fn kv_append(&self, kernels: &Unfused, layer: usize) -> Result<(), DriverError> {
         let (shape, placed) = (&self.shape, &self.step.placed);
-        let [keys, values] = self.cache[layer];
         let arguments = Arguments::new()
-            .addresses([self.rooms.qkv, keys, values, Address::NULL, Address::NULL, placed.slots])
+            .address(self.rooms.qkv)
+            .addresses(self.cache[layer])
+            .address(placed.slots)
             .ints([placed.rows, shape.heads, shape.kv_heads, shape.head_dim])
             .int(self.plan.block_bits());
         let grid = self.heads_grid(2 * shape.kv_heads);
@@ -215,7 +216,7 @@ impl Cuda {
         let arguments = Arguments::new()
             .addresses([self.rooms.between.scores, queries])
             .int(self.qkv_width())
-            .addresses([self.cache[layer][0], Address::NULL, placed.tables])
+            .addresses([self.cache[layer][0], self.cache[layer][2], placed.tables])
             .int(placed.table_stride)
             .addresses([placed.positions.plus(4 * from), placed.row_tables.plus(4 * from)])
             .ints([tokens, shape.heads, shape.kv_heads, shape.head_dim, self.plan.block_bits()])
@@ -255,7 +256,7 @@ impl Cuda {
         let out = self.rooms.attended.plus(2 * from * u64::from(shape.q_width()));
         let arguments = Arguments::new()
             .addresses([out, self.rooms.between.scores])
-            .addresses([self.cache[layer][1], Address::NULL, placed.tables])
+            .addresses([self.cache[layer][1], self.cache[layer][3], placed.tables])
             .int(placed.table_stride)
             .addresses([placed.positions.plus(4 * from), placed.row_tables.plus(4 * from)])
             .ints([tokens, shape.heads, shape.kv_heads, shape.head_dim, self.plan.block_bits()]);

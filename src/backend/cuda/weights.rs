@@ -2,7 +2,7 @@
 
 use crate::backend::DeviceError;
 use crate::backend::cpu::linear::{encode, row_bytes};
-use crate::model::{LayerTensor, Model, Precision, Tensor, TensorId};
+use crate::model::{Encoding, LayerTensor, Model, Tensor, TensorId};
 
 use super::driver::{Address, Driver};
 use super::image::Activation;
@@ -92,7 +92,7 @@ pub(super) fn allocate(
 pub(super) struct Upload<'a> {
     driver: &'a dyn Driver,
     model: &'a Model,
-    precision: Precision,
+    precision: Encoding,
     format: Format,
     activation: Activation,
     bytes: u64,
@@ -102,7 +102,7 @@ impl<'a> Upload<'a> {
     pub fn new(
         driver: &'a dyn Driver,
         model: &'a Model,
-        precision: Precision,
+        precision: Encoding,
         (format, activation): (Format, Activation),
     ) -> Self {
         Self { driver, model, precision, format, activation, bytes: 0 }
@@ -220,7 +220,7 @@ impl<'a> Upload<'a> {
 
 /// Places rows of a tensor one after another.
 fn place(
-    precision: Precision,
+    precision: Encoding,
     format: Format,
     tensor: &Tensor<'_>,
     rows: std::ops::Range<usize>,
@@ -230,17 +230,23 @@ fn place(
     let inputs = tensor.columns();
     let (row_len, scale_len) = (format.row_bytes(inputs), format.scale_bytes(inputs));
     let mut floats = vec![0.0; inputs];
-    let mut stored = vec![0; row_bytes(precision, inputs)];
+    let stored_len = precision.stored().map_or(0, |precision| row_bytes(precision, inputs));
+    let mut stored = vec![0; stored_len];
     for (at, row) in rows.enumerate() {
         let weights = &mut weights[at * row_len..(at + 1) * row_len];
         let scales = &mut scales[at * scale_len..(at + 1) * scale_len];
-        let given = tensor.row_bytes(row).filter(|_| tensor.precision() == precision);
+        let given = tensor.row_bytes(row).filter(|_| precision == tensor.precision().into());
         if let Some(given) = given {
             format.place(given, weights, scales);
-        } else {
-            tensor.rows_f32(row..row + 1, &mut floats);
-            encode(precision, &floats, &mut stored);
-            format.place(&stored, weights, scales);
+            continue;
+        }
+        tensor.rows_f32(row..row + 1, &mut floats);
+        match precision.stored() {
+            Some(precision) => {
+                encode(precision, &floats, &mut stored);
+                format.place(&stored, weights, scales);
+            }
+            None => format.quantize(&floats, weights, scales),
         }
     }
 }

@@ -27,8 +27,8 @@ pub(super) const LAUNCH_FLOOR: Nanos = Nanos(1_000);
 
 fn storage(options: &Options, quantized_rows: bool) -> Storage {
     Storage {
-        weights: Precision::F32,
-        kv: Precision::F32,
+        weights: Precision::F32.into(),
+        kv: Precision::F32.into(),
         activation_bytes: 4,
         activation_dtype: Dtype::F32,
         block_tokens: options.memory.block_tokens,

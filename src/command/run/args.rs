@@ -9,7 +9,7 @@ use super::super::technique::TechniqueArgs;
 use super::super::telemetry::TelemetryArgs;
 use super::super::workload::{FormatName, ReadArgs, ReplayArgs};
 use super::terms::TermArgs;
-use crate::model::Precision;
+use crate::model::Encoding;
 use crate::schedule::{Allocation, Batching, KvMemory, Options, Scheduling, Stopping};
 use crate::session::{FreeTokens, Generation};
 use crate::unit::Nanos;
@@ -88,12 +88,13 @@ pub struct EngineArgs {
     /// The device: cpu, or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
-    /// The format of the weights [default: q8_0 for shapes, else as stored]
-    #[arg(long, value_name = "P", value_parser = precision)]
-    pub precision: Option<Precision>,
-    /// The format of the KV cache: f16, f32 on cpu, bf16 on cuda
-    #[arg(long, value_name = "P", default_value = "f16", value_parser = precision)]
-    pub kv_precision: Precision,
+    /// The format of the weights: f32 on cpu, e4m3, i8, i4, nf4 on cuda, bf16, f16, q8_0, q4_0
+    /// [default: q8_0 for shapes, else as stored]
+    #[arg(long, value_name = "P", value_parser = Encoding::named)]
+    pub precision: Option<Encoding>,
+    /// The format of the KV cache: f16, f32 on cpu, bf16, e4m3, i8 on cuda
+    #[arg(long, value_name = "P", default_value = "f16", value_parser = Encoding::named)]
+    pub kv_precision: Encoding,
     /// Threads [default: as many as the machine has cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -190,15 +191,6 @@ pub struct TokenArgs {
 /// How many pairs of short runs there may be: more take longer than any run.
 pub fn observer_pairs() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=1000)
-}
-
-/// The precision of that name.
-fn precision(word: &str) -> Result<Precision, String> {
-    let all = Precision::ALL;
-    all.into_iter().find(|precision| precision.code() == word).ok_or_else(|| {
-        let known = all.map(Precision::code).join(", ");
-        format!("expected one of {known}")
-    })
 }
 
 /// The command whose flags these are: what is wrong with one is looked up there.

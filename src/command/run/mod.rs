@@ -111,7 +111,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let stored = if of_shape { Precision::Q8_0 } else { model.precision() };
     let placement = Placement {
         device,
-        precision: engine.precision.unwrap_or(stored),
+        precision: engine.precision.unwrap_or(stored.into()),
         kv_precision: engine.kv_precision,
         limits: limits(&switches),
         threads: engine.threads(FLAGS)?,

@@ -214,7 +214,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
     let placement = Placement {
         device,
-        precision: engine.precision.unwrap_or(stored),
+        precision: engine.precision.unwrap_or(stored.into()),
         kv_precision: engine.kv_precision,
         limits: backend_limits(&switches),
         threads: engine.threads(FLAGS)?,
