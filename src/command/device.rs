@@ -97,16 +97,16 @@ impl Device {
         let Placement { device, precision, kv_precision, limits, threads, techniques } = placement;
         match device {
             DeviceName::Cpu => {
-                let stored = |what, encoding: Encoding| {
+                let stored = |what, known: &str, encoding: Encoding| {
                     encoding.stored().ok_or_else(|| {
-                        let (found, known) = (encoding.code(), Precision::ALL.map(Precision::code));
-                        let known = known.join(", ");
-                        let said = format!("{what} on cpu: expected one of {known}, found {found}");
+                        let found = encoding.code();
+                        let said = format!("{what} on cpu: expected {known}, found {found}");
                         DeviceError::Unsupported(said)
                     })
                 };
-                let precision = stored("weights", precision)?;
-                let kv_precision = stored("KV cache", kv_precision)?;
+                let weights = Precision::ALL.map(Precision::code).join(", ");
+                let precision = stored("weights", &format!("one of {weights}"), precision)?;
+                let kv_precision = stored("KV cache", "f16 or f32", kv_precision)?;
                 let options = cpu::Options { precision, kv_precision, limits, threads };
                 Ok(Self::Cpu(Box::new(Cpu::load(model, options, clock)?)))
             }

@@ -3,8 +3,8 @@
 //! Symbols: `T` rows, `R` rows that ask for logits, `d` hidden, `F` feed-forward width, `V`
 //! vocabulary, `Hq`/`Hkv` heads, `D` elements of a head, `S` context of a decode row with
 //! itself, `a` bytes of an activation, `w(n)` bytes of `n` weights, `k(n)` bytes of `n` cache
-//! elements, both with their scales: in 8 bits `w(KN) = KN + 4N` and `k(n) = n + 4n/D`, in groups of
-//! `g` 4-bit weights `w(KN) = KN/2 + 2N⌈K/g⌉`.
+//! elements, both with their scales: in 8 bits `w(KN) = KN + 4N` and `k(n) = n + 4n/D`, in groups
+//! of `g` 4-bit weights `w(KN) = KN/2 + 2N⌈K/g⌉`.
 //!
 //! | kernel | weight bytes | KV bytes | activation bytes | operations |
 //! |---|---|---|---|---|

@@ -52,7 +52,8 @@ impl Plan {
         let Some((format, activation)) = Format::of(precision) else {
             let found = precision.code();
             return unsupported(format!(
-                "weights on cuda: expected bf16, f16, q8_0, q4_0, e4m3, i8, i4 or nf4, found {found}"
+                "weights on cuda: expected bf16, f16, q8_0, q4_0, e4m3, i8, i4 or nf4, found \
+                 {found}"
             ));
         };
         let caches = [Encoding::Stored(Precision::F16), Encoding::Stored(Precision::Bf16)];
