@@ -151,7 +151,7 @@ fn tiles(findings: &Findings<'_>) -> Vec<Tile> {
         tile(
             "Loading",
             ladder.loading().to_string(),
-            "of device time had a request in the system".to_owned(),
+            "of device time was asked for, by requests or by the promise".to_owned(),
         ),
         cost_tile(findings),
         tile(
