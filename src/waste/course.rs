@@ -85,10 +85,19 @@ impl Slicer {
         }
     }
 
+    /// Whether `at` lies in another slice than what came last.
+    pub(super) fn turns(&self, at: u64) -> bool {
+        self.slice(at) != self.at
+    }
+
     /// What comes happened at `at`.
     pub(super) fn turn(&mut self, at: u64) {
+        self.at = self.slice(at);
+    }
+
+    fn slice(&self, at: u64) -> usize {
         let slice = at.saturating_sub(self.start) / self.length;
-        self.at = (slice as usize).min(SLICES - 1);
+        (slice as usize).min(SLICES - 1)
     }
 
     /// When the slice of `at` ends.

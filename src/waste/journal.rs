@@ -83,6 +83,8 @@ pub(super) struct Journal {
     amounts: Vec<Vec<u128>>,
     touched: Vec<(Slot, usize)>,
     books: HashMap<Commodity, Book<Key>>,
+    /// By the number of an account, what waits for the slice and the kind of step to change.
+    waiting: Vec<u128>,
     slicer: Slicer,
     sorter: Sorter,
 }
@@ -99,8 +101,21 @@ impl Journal {
             amounts: Vec::new(),
             touched: Vec::new(),
             books: HashMap::new(),
+            waiting: Vec::new(),
             slicer: Slicer::new(window),
             sorter: Sorter::default(),
+        }
+    }
+
+    /// Gives what waits to the slice and the kind of step that it happened in. Postings are many
+    /// and small; these change once in a step.
+    fn sum(&mut self) {
+        for (number, amount) in self.waiting.iter_mut().enumerate() {
+            if *amount > 0 {
+                self.slicer.post(number, *amount);
+                self.sorter.post(number, *amount);
+                *amount = 0;
+            }
         }
     }
 
@@ -190,8 +205,10 @@ impl Sink for Journal {
             self.touched.push((slot, number));
         }
         amounts[number] += amount;
-        self.slicer.post(number, amount);
-        self.sorter.post(number, amount);
+        if self.waiting.len() <= number {
+            self.waiting.resize(number + 1, 0);
+        }
+        self.waiting[number] += amount;
     }
 
     fn opening(&mut self, step: &Step, _rows: &[Row]) {
@@ -199,11 +216,15 @@ impl Sink for Journal {
     }
 
     fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {
+        self.sum();
         self.sorter.open();
     }
 
     fn turn(&mut self, at: u64) {
-        self.slicer.turn(at);
+        if self.slicer.turns(at) {
+            self.sum();
+            self.slicer.turn(at);
+        }
     }
 
     fn cut(&self, at: u64) -> u64 {
@@ -212,6 +233,7 @@ impl Sink for Journal {
 
     /// Where books are kept by step, what was posted goes to the step's accounts.
     fn end_step(&mut self, step: Option<u64>) {
+        self.sum();
         self.sorter.close();
         for (slot, number) in std::mem::take(&mut self.touched) {
             self.enter(slot, number, step);
