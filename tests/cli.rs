@@ -396,6 +396,41 @@ fn a_device_that_cannot_be_opened_is_refused_with_a_hint() {
 }
 
 #[test]
+fn bench_measures_each_batch_and_each_kernel() {
+    let lines = |more: &[&str]| -> Vec<Value> {
+        let sizes = ["bench", "--prompt=16", "--gen=2", "--repeats=1", "--batch=1,2", "--json"];
+        let model = ["--model=shape:stories15m", "--threads=1"];
+        let output = output(&[&sizes[..], &model[..], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let rates = lines(&[]);
+    let batches: Vec<_> = rates.iter().map(|row| row["batch"].as_u64()).collect();
+    assert_eq!(batches, [Some(1), Some(2)]);
+    assert!(rates.iter().all(|row| row["decode_tokens_per_s"].as_f64() > Some(0.0)), "{rates:?}");
+
+    let kernels = lines(&["--kernels"]);
+    assert!(kernels[0]["ceilings"]["read_bytes_per_s"].as_u64() > Some(0), "{kernels:?}");
+    let rows = &kernels[1..];
+    for (phase, sequences, kernel) in
+        [("decode", 1, "qkv"), ("decode", 2, "sample"), ("prefill", 1, "qkv")]
+    {
+        let is = |row: &&Value| {
+            row["phase"] == phase && row["sequences"] == sequences && row["kernel"] == kernel
+        };
+        assert_eq!(rows.iter().filter(is).count(), 1, "{phase} {sequences} {kernel}");
+    }
+    for row in rows {
+        let number = |name: &str| row[name].as_u64().unwrap();
+        assert!(number("least_ns") <= number("median_ns"), "{row}");
+        // One repeat: once for each of the six layers, or once.
+        assert!(matches!(number("launches"), 1 | 6), "{row}");
+        let share = number("floor_ns") as f64 / number("median_ns").max(1) as f64;
+        assert!((row["share"].as_f64().unwrap() - share).abs() < 1e-9, "{row}");
+    }
+}
+
+#[test]
 fn the_doctor_says_what_is_here() {
     let output = output(&["doctor", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));

@@ -7,7 +7,8 @@
 // out, copies stay inside what was allocated, events have passed before they are compared, and
 // what was made is given back. A broken rule ends the process with a message.
 //
-// GEMBA_SHIM names the library of kernels (tests/shim/build).
+// GEMBA_SHIM names the library of kernels (tests/shim/build); GEMBA_SHIM_F16, where it is set, the
+// one for programs that were compiled for activations in f16.
 
 #include <dlfcn.h>
 #include <time.h>
@@ -43,18 +44,25 @@ struct Kernels {
     void (*free)(void*);
     const char* (*launch)(const char*, const unsigned*, const unsigned*, unsigned, void**, u64);
 };
+Kernels opened(const char* path) {
+    rule(path, "GEMBA_SHIM is not set");
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!library) broken(dlerror());
+    Kernels found;
+    found.alloc = reinterpret_cast<decltype(found.alloc)>(dlsym(library, "shim_alloc"));
+    found.free = reinterpret_cast<decltype(found.free)>(dlsym(library, "shim_free"));
+    found.launch = reinterpret_cast<decltype(found.launch)>(dlsym(library, "shim_launch"));
+    rule(found.alloc && found.free && found.launch, "GEMBA_SHIM is no library of kernels");
+    return found;
+}
 const Kernels& kernels() {
+    static const Kernels all = opened(getenv("GEMBA_SHIM"));
+    return all;
+}
+const Kernels& kernels_f16() {
     static const Kernels all = [] {
-        const char* path = getenv("GEMBA_SHIM");
-        rule(path, "GEMBA_SHIM is not set");
-        void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-        if (!library) broken(dlerror());
-        Kernels found;
-        found.alloc = reinterpret_cast<decltype(found.alloc)>(dlsym(library, "shim_alloc"));
-        found.free = reinterpret_cast<decltype(found.free)>(dlsym(library, "shim_free"));
-        found.launch = reinterpret_cast<decltype(found.launch)>(dlsym(library, "shim_launch"));
-        rule(found.alloc && found.free && found.launch, "GEMBA_SHIM is no library of kernels");
-        return found;
+        const char* path = getenv("GEMBA_SHIM_F16");
+        return path ? opened(path) : kernels();
     }();
     return all;
 }
@@ -64,11 +72,17 @@ struct Event {
     double milliseconds = 0;
 };
 
-bool initialized = false, retained = false, current = false, streaming = false;
+bool initialized = false, current = false;
+// A process may open a card several times, with a stream each.
+int retained = 0, streaming = 0;
 std::map<u64, size_t> allocated;
 size_t taken = 0;
 std::set<std::string*> modules;
-std::map<std::string, std::string> functions;
+struct Function {
+    std::string name;
+    bool f16;
+};
+std::map<std::pair<std::string, bool>, Function> functions;
 std::set<Event*> events;
 u64 launches = 0;
 int card, context, stream;
@@ -139,15 +153,16 @@ EXPORT int cuGetErrorString(int error, const char** text) {
     return SUCCESS;
 }
 EXPORT int cuDevicePrimaryCtxRetain(void** out, int) {
-    rule(initialized && !retained, "a context twice");
-    retained = true;
+    rule(initialized, "a context before cuInit");
+    retained++;
     *out = &context;
     return SUCCESS;
 }
 EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
-    rule(retained && allocated.empty() && modules.empty() && events.empty() && !streaming,
+    rule(retained > streaming, "a context that is released holds a stream");
+    retained--;
+    rule(retained || (allocated.empty() && modules.empty() && events.empty()),
          "a context that is released holds something");
-    retained = false;
     return SUCCESS;
 }
 EXPORT int cuCtxSetCurrent(void* given) {
@@ -156,8 +171,8 @@ EXPORT int cuCtxSetCurrent(void* given) {
     return SUCCESS;
 }
 EXPORT int cuStreamCreate(void** out, unsigned flags) {
-    rule(current && !streaming && flags == 1, "cuStreamCreate");
-    streaming = true;
+    rule(current && streaming < retained && flags == 1, "cuStreamCreate");
+    streaming++;
     *out = &stream;
     return SUCCESS;
 }
@@ -168,7 +183,7 @@ EXPORT int cuStreamSynchronize(void* given) {
 }
 EXPORT int cuStreamDestroy_v2(void* given) {
     rule(given == &stream && streaming, "no such stream");
-    streaming = false;
+    streaming--;
     return SUCCESS;
 }
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -226,8 +241,10 @@ EXPORT int cuModuleUnload(void* module) {
 EXPORT int cuModuleGetFunction(void** function, void* module, const char* name) {
     rule(modules.count(static_cast<std::string*>(module)), "no such module");
     // Which file a kernel stands in is held by the tests of the backend.
-    const auto made = functions.emplace(name, name).first;
-    *function = &made->second;
+    const std::string& image = *static_cast<std::string*>(module);
+    const bool f16 = image.find("-DGEMBA_ACT_F16") != std::string::npos;
+    const auto made = functions.emplace(std::pair(std::string(name), f16), Function{name, f16});
+    *function = &made.first->second;
     return SUCCESS;
 }
 EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned block_x,
@@ -236,8 +253,10 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
     ready();
     rule(given == &stream && !extra, "a launch on no stream");
     const unsigned grid[3] = {x, y, z}, block[3] = {block_x, block_y, block_z};
-    const std::string& name = *static_cast<std::string*>(function);
-    const char* error = kernels().launch(name.c_str(), grid, block, shared, arguments, launches++);
+    const auto& known = *static_cast<Function*>(function);
+    const Kernels& library = known.f16 ? kernels_f16() : kernels();
+    const char* error =
+        library.launch(known.name.c_str(), grid, block, shared, arguments, launches++);
     if (error) broken(error);
     return SUCCESS;
 }

@@ -2,7 +2,6 @@
 //! that the CPU backend's logits say, or tied with it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::Rc;
 
 use gemba::backend::Sampling;
@@ -18,7 +17,7 @@ mod facts;
 use facts::Facts;
 
 use crate::near::{self, Choice};
-use crate::stepper::{LIMITS, Plain, on_cpu, small, whole};
+use crate::stepper::{LIMITS, Plain, on_cpu, small, vectors, whole};
 
 fn options() -> Options {
     let mut options = Options::default();
@@ -176,7 +175,7 @@ fn every_token_is_the_cpus(model: &Model, precision: Precision) {
 
 #[test]
 fn in_f16_every_token_is_the_cpus_or_tied_with_it() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/llama-gqa");
+    let folder = vectors("llama-gqa");
     let model = open(folder.to_str().unwrap(), 0).unwrap();
     every_token_is_the_cpus(&model, Precision::F16);
 }
@@ -188,7 +187,7 @@ fn with_quantized_weights_every_token_is_the_cpus_or_tied_with_it() {
 
 #[test]
 fn whatever_is_switched_off_the_tokens_are_the_same() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/llama-gqa");
+    let folder = vectors("llama-gqa");
     let model = open(folder.to_str().unwrap(), 0).unwrap();
     let (answers, fused) = play(&model, Precision::F16, |_| ());
     let each = Technique::ALL.map(|technique| Techniques::ALL.without(technique));
@@ -213,7 +212,7 @@ fn whatever_is_switched_off_the_tokens_are_the_same() {
 
 #[test]
 fn a_wrong_token_is_found() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/llama-gqa");
+    let folder = vectors("llama-gqa");
     let model = open(folder.to_str().unwrap(), 0).unwrap();
     let (answers, _) = play(&model, Precision::F16, |_| ());
     for (request, answer) in &answers {

@@ -1,5 +1,6 @@
 //! Runs steps on any backend, a few sequences at a time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gemba::backend::cpu::{self, Cpu};
@@ -13,6 +14,7 @@ use gemba::event::WallClock;
 use gemba::model::{Encoding, Family, Model, Precision, Rope, Shape};
 
 use crate::host::Host;
+use crate::shim::card;
 
 pub const LIMITS: Limits = Limits { rows: 160, logits_rows: 160, kv_blocks: 24, block_tokens: 16 };
 
@@ -24,7 +26,15 @@ pub fn activation(encoding: Encoding) -> Activation {
     }
 }
 
-/// A card that is the host, with `model` on it.
+/// A checkpoint of `tests/vectors`. Where the tests run on another machine than the one that
+/// compiled them, the variable that cargo sets says where the repository is.
+pub fn vectors(name: &str) -> PathBuf {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR");
+    let root = root.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    root.join("tests/vectors").join(name)
+}
+
+/// A card that is the host, or the one that is asked for, with `model` on it.
 pub fn on_host(model: &Model, precision: Precision, limits: Limits, clock: WallClock) -> Cuda {
     on_card(model, precision, limits, (1, clock))
 }
@@ -58,8 +68,9 @@ impl Plain {
     pub fn on_card(self, model: &Model, multiprocessors: u32, clock: WallClock) -> Cuda {
         let Self { precision, kv, limits, techniques } = self;
         let options = cuda::Options { precision, kv_precision: kv, limits, techniques };
-        let host = Box::new(Host::new(activation(precision), multiprocessors));
-        Cuda::load(host, model, options, Arc::new(clock)).unwrap()
+        let driver = card::driver()
+            .unwrap_or_else(|| Box::new(Host::new(activation(precision), multiprocessors)));
+        Cuda::load(driver, model, options, Arc::new(clock)).unwrap()
     }
 }
 

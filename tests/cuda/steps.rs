@@ -1,8 +1,6 @@
 //! Steps on the host shim against the CPU backend's: every row's logits, whatever the formats and
 //! the shape, and however the sequences are cut.
 
-use std::path::Path;
-
 use gemba::backend::{Backend, Mask, Sampling, SequenceRows, StepInputs};
 use gemba::cost::{Technique, Techniques};
 use gemba::event::WallClock;
@@ -10,11 +8,11 @@ use gemba::model::{Model, Precision, open};
 
 use crate::near;
 use crate::stepper::{
-    LIMITS, Plain, Sequence, on_card, on_cpu, on_host, small, step, tokens, whole,
+    LIMITS, Plain, Sequence, on_card, on_cpu, on_host, small, step, tokens, vectors, whole,
 };
 
 fn checkpoint(name: &str) -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    let folder = vectors(name);
     open(folder.to_str().unwrap(), 0).unwrap()
 }
 

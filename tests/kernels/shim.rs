@@ -1,4 +1,5 @@
-//! The kernels compiled for the host: building, loading, buffers, launches.
+//! The kernels compiled for the host: building, loading, buffers, launches. Or on a card, where
+//! one is asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_uint, c_void};
@@ -11,6 +12,16 @@ use libloading::{Library, Symbol};
 use sha2::{Digest, Sha256};
 
 use crate::numbers::Act;
+
+#[path = "card.rs"]
+pub mod card;
+#[path = "table.rs"]
+mod entries;
+
+pub use entries::table;
+
+/// The sizes of heads that attention is compiled for, by type of activations.
+pub const HEADS: [&[u32]; 2] = [&[32, 48, 64, 80, 96, 128], &[16]];
 
 type Launch = unsafe extern "C" fn(
     *const c_char,
@@ -38,12 +49,19 @@ pub struct Kernel {
     pub threads: u32,
 }
 
-/// The kernels for one type of activations.
-pub struct Shim {
-    pub act: Act,
+/// What the library of kernels exports.
+#[derive(Clone, Copy)]
+struct Exports {
     launch: Launch,
     alloc: unsafe extern "C" fn(usize) -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
+}
+
+/// The kernels for one type of activations.
+pub struct Shim {
+    pub act: Act,
+    /// None if they run on a card.
+    exports: Option<Exports>,
     kernels: BTreeMap<String, Kernel>,
     /// Those that ran.
     ran: Mutex<BTreeSet<String>>,
@@ -54,6 +72,10 @@ pub struct Shim {
 pub fn shim(act: Act) -> &'static Shim {
     static BF16: OnceLock<Shim> = OnceLock::new();
     static F16: OnceLock<Shim> = OnceLock::new();
+    if card::asked().is_some() {
+        let once = [&BF16, &F16][act as usize];
+        return once.get_or_init(|| Shim::on_card(act));
+    }
     match act {
         Act::Bf16 => BF16.get_or_init(|| Shim::load(act, &[])),
         Act::F16 => {
@@ -94,6 +116,10 @@ pub fn library(flags: &[&str]) -> PathBuf {
 }
 
 impl Shim {
+    fn on_card(act: Act) -> Self {
+        Self { act, exports: None, kernels: table(HEADS[act as usize]), ran: Mutex::default() }
+    }
+
     fn load(act: Act, flags: &[&str]) -> Self {
         let path = library(flags);
         // SAFETY: the library is our own and has no constructors but its list of kernels. It stays
@@ -118,14 +144,8 @@ impl Shim {
                 let parameters = text(parameters).split_whitespace().map(str::to_owned).collect();
                 kernels.insert(text(name), Kernel { file: text(file), parameters, threads });
             }
-            Self {
-                act,
-                launch: *launch,
-                alloc: *alloc,
-                free: *free,
-                kernels,
-                ran: Mutex::default(),
-            }
+            let exports = Some(Exports { launch: *launch, alloc: *alloc, free: *free });
+            Self { act, exports, kernels, ran: Mutex::default() }
         }
     }
 
@@ -141,8 +161,12 @@ impl Shim {
 
     /// A buffer of `bytes` that are not numbers.
     pub fn poisoned(&self, bytes: usize) -> Buffer<'_> {
+        let Some(exports) = self.exports else {
+            let data = Box::leak(vec![0xff_u8; bytes].into_boxed_slice()).as_mut_ptr();
+            return Buffer { shim: self, data, bytes };
+        };
         // SAFETY: gives memory or null.
-        let data = unsafe { (self.alloc)(bytes) };
+        let data = unsafe { (exports.alloc)(bytes) };
         assert!(!data.is_null(), "out of memory");
         Buffer { shim: self, data: data.cast(), bytes }
     }
@@ -172,6 +196,10 @@ impl Shim {
         if let Some(kernel) = self.kernels.get(name) {
             assert_eq!(arguments.values.len(), kernel.parameters.len(), "{name}: arguments");
         }
+        self.ran.lock().unwrap().insert(name.to_owned());
+        let Some(exports) = self.exports else {
+            return card::launch(self.act, name, grid, threads, arguments);
+        };
         let c_name = CString::new(name).unwrap();
         let mut values = arguments.values.clone();
         let mut pointers: Vec<*mut c_void> =
@@ -179,7 +207,7 @@ impl Shim {
         // SAFETY: the arguments live as long as the launch; what a kernel does outside its buffers
         // is caught.
         let error = unsafe {
-            (self.launch)(
+            (exports.launch)(
                 c_name.as_ptr(),
                 grid.as_ptr(),
                 [threads, 1, 1].as_ptr(),
@@ -188,7 +216,6 @@ impl Shim {
                 seed,
             )
         };
-        self.ran.lock().unwrap().insert(name.to_owned());
         if error.is_null() {
             return Ok(());
         }
@@ -291,8 +318,14 @@ impl Buffer<'_> {
 
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
-        // SAFETY: allocated by the shim on this thread, and freed once.
-        unsafe { (self.shim.free)(self.data.cast()) };
+        match self.shim.exports {
+            // SAFETY: allocated by the shim on this thread, and freed once.
+            Some(exports) => unsafe { (exports.free)(self.data.cast()) },
+            // SAFETY: a boxed slice of that length, let go of once.
+            None => unsafe {
+                drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.data, self.bytes)));
+            },
+        }
     }
 }
 
@@ -301,6 +334,8 @@ impl Drop for Buffer<'_> {
 pub struct Arguments<'a> {
     values: Vec<u64>,
     buffers: Vec<&'a Buffer<'a>>,
+    /// Which of the values each buffer is.
+    places: Vec<usize>,
 }
 
 impl<'a> Arguments<'a> {
@@ -309,6 +344,7 @@ impl<'a> Arguments<'a> {
     }
 
     pub fn buffer(mut self, buffer: &'a Buffer<'a>) -> Self {
+        self.places.push(self.values.len());
         self.values.push(buffer.data as u64);
         self.buffers.push(buffer);
         self

@@ -50,6 +50,9 @@ const SOURCES: &[(&str, &str)] = sources![
 /// What stands in for fused kernels where a technique is switched off.
 const UNFUSED: &[(&str, &str)] = sources!["activation.cu", "attn_naive.cu", "sample_naive.cu"];
 
+/// What nothing launches yet. It is proven with the others.
+const SPARE: &[(&str, &str)] = sources!["gemm_i8.cu", "kv_cache.cu"];
+
 /// What the sources include.
 pub(super) const HEADERS: &[(&str, &str)] =
     sources!["attention.cuh", "common.cuh", "kv.cuh", "product.cuh", "sample.cuh", "weight.cuh"];
@@ -74,9 +77,17 @@ impl Program {
             .collect()
     }
 
+    /// Every file of kernels, launched or not, for heads of `head_dim` elements or of all sizes:
+    /// what a proof of each kernel on a card loads.
+    #[must_use]
+    pub fn every(activation: Activation, head_dim: Option<u32>) -> Vec<Self> {
+        let files = SOURCES.iter().chain(UNFUSED).chain(SPARE);
+        files.map(|&(file, _)| Self { file, activation, head_dim }).collect()
+    }
+
     /// Its text; empty if there is no such file.
     pub(super) fn source(&self) -> &'static str {
-        let mut all = SOURCES.iter().chain(UNFUSED);
+        let mut all = SOURCES.iter().chain(UNFUSED).chain(SPARE);
         all.find(|(file, _)| *file == self.file).map_or("", |(_, text)| text)
     }
 
@@ -260,7 +271,7 @@ mod tests {
 
     #[test]
     fn every_include_of_a_source_is_there() {
-        for (file, text) in SOURCES.iter().chain(UNFUSED).chain(HEADERS) {
+        for (file, text) in SOURCES.iter().chain(UNFUSED).chain(SPARE).chain(HEADERS) {
             for line in text.lines() {
                 let Some(name) = line.strip_prefix("#include \"") else { continue };
                 let name = name.trim_end_matches('"');

@@ -1,8 +1,10 @@
-//! `gemba bench`: how fast a model runs here, prefill and decode apart.
+//! `gemba bench`: how fast a model runs here, prefill and decode apart, or each of its kernels.
+
+mod kernels;
+mod sequences;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +13,12 @@ use serde::Serialize;
 use super::Failure;
 use super::device::{Device, DeviceName, Placement};
 use super::technique::{TechniqueArgs, switches};
-use crate::backend::{DeviceError, Limits, Sampled, Sampling, SequenceRows, Span, StepInputs};
-use crate::cost::Formulas;
-use crate::engine::forward;
+use crate::backend::{DeviceError, Limits};
 use crate::event::{Clock, WallClock};
 use crate::model::{Encoding, open};
 use crate::unit::Nanos;
+
+use sequences::{Bench, Plan};
 
 /// Options of `gemba bench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,10 +41,10 @@ pub struct BenchArgs {
     /// What it does without
     #[command(flatten)]
     techniques: TechniqueArgs,
-    /// Sequences that run together
-    #[arg(long, value_name = "B", default_value_t = 1,
+    /// Sequences that run together; several sizes, as in 1,8,64, are measured one after another
+    #[arg(long, value_name = "B", default_value = "1", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=1024))]
-    batch: u32,
+    batch: Vec<u32>,
     /// Tokens of each prompt
     #[arg(long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -61,9 +63,20 @@ pub struct BenchArgs {
     /// Seed of random weights and prompts
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Print one JSON object
+    /// Measure each kernel beside the least time that its bytes and operations could take: decode
+    /// of each batch behind several contexts, and prefill of several lengths
+    #[arg(long)]
+    kernels: bool,
+    /// Print one JSON object for each size, or each kernel, a line each
     #[arg(long)]
     json: bool,
+}
+
+impl BenchArgs {
+    /// The largest batch.
+    fn most(&self) -> u32 {
+        self.batch.iter().copied().max().unwrap_or(1)
+    }
 }
 
 /// Why a benchmark could not be run.
@@ -158,62 +171,97 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     if found > most.into() {
         return Err(BenchError::Context { most, found });
     }
-    let clock = Arc::new(WallClock::start());
-    let device = Device::open(&model, placement, clock.clone())?;
-    let mut bench = Bench::new(device, args);
-    let probe = Probe::of(&bench.device)?;
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    let (mut weights, mut reads, mut shares) = (Vec::new(), Vec::new(), Vec::new());
-    // The first run only warms up.
-    bench.decode(0..1)?;
+    let clock = WallClock::start();
+    let device = Device::open(&model, placement, Arc::new(clock))?;
+    let plan = Plan {
+        sequences: args.most(),
+        blocks_each: blocks_each(args),
+        prompt: args.prompt,
+        chunk: placement.limits.rows,
+        seed: args.seed,
+    };
+    if args.kernels {
+        return kernels::measure(&mut Bench::new(device, plan), args, model.name());
+    }
+    let probe = Probe::of(&device)?;
+    let mut bench = Bench::new(device, plan);
+    for batch in &args.batch {
+        let rates = rates(&mut bench, (&probe, clock), *batch, args)?;
+        print(&outcome(&bench.device, args, placement, (model.name(), *batch), rates), args.json)?;
+    }
+    Ok(())
+}
+
+/// Prefill, decode, weights and plain reading, each per second, and weights by plain reading.
+type Measured = [Rates; 5];
+
+/// Measures one batch, in turns with plain reading.
+fn rates(
+    bench: &mut Bench,
+    (probe, clock): (&Probe, WallClock),
+    batch: u32,
+    args: &BenchArgs,
+) -> Result<Measured, DeviceError> {
+    let mut measured = [const { Vec::new() }; 5];
+    // The first step only warms up.
+    bench.decode(batch, 0..1)?;
     for _ in 0..args.repeats {
         let start = clock.now();
-        bench.prefill()?;
+        bench.prefill(batch)?;
         let prefilled = clock.now().saturating_sub(start);
         let (mut weight_bytes, mut decoded) = (0, Nanos::ZERO);
         let (mut read_bytes, mut reading) = (0, Nanos::ZERO);
         for done in (0..args.generate).step_by(TURN as usize) {
             let start = clock.now();
-            weight_bytes += bench.decode(done..args.generate.min(done + TURN))?;
+            weight_bytes += bench.decode(batch, done..args.generate.min(done + TURN))?;
             decoded += clock.now().saturating_sub(start);
             let (bytes, time) = probe.read(&bench.device)?;
             (read_bytes, reading) = (read_bytes + bytes, reading + time);
         }
-        let tokens = |each: u32| f64::from(args.batch) * f64::from(each);
-        prefill.push(per_second(tokens(args.prompt), prefilled));
-        decode.push(per_second(tokens(args.generate), decoded));
+        let tokens = |each: u32| f64::from(batch) * f64::from(each);
         let weight_rate = per_second(weight_bytes as f64, decoded);
         let read_rate = per_second(read_bytes as f64, reading);
-        weights.push(weight_rate);
-        reads.push(read_rate);
-        shares.push(weight_rate / read_rate);
+        let repeat = [
+            per_second(tokens(args.prompt), prefilled),
+            per_second(tokens(args.generate), decoded),
+            weight_rate,
+            read_rate,
+            weight_rate / read_rate,
+        ];
+        measured.iter_mut().zip(repeat).for_each(|(all, one)| all.push(one));
     }
-    let (prefill, decode) = (Rates::of(prefill), Rates::of(decode));
-    print(
-        &Outcome {
-            model: model.name().to_owned(),
-            precision: args.precision.code(),
-            kv_precision: args.kv_precision.code(),
-            device: bench.device.backend().description().name.clone(),
-            threads: match &bench.device {
-                Device::Cpu(cpu) => Some(cpu.threads()),
-                Device::Cuda(_) => None,
-            },
-            techniques: switches(placement.techniques),
-            batch: args.batch,
-            prompt: args.prompt,
-            generate: args.generate,
-            repeats: args.repeats,
-            prefill_tokens_per_s: prefill.median,
-            decode_tokens_per_s: decode.median,
-            weight_bytes_per_s: Rates::of(weights).median,
-            read_bytes_per_s: Rates::of(reads).median as u64,
-            read_share: Rates::of(shares).median,
-            prefill,
-            decode,
+    Ok(measured.map(Rates::of))
+}
+
+fn outcome(
+    device: &Device,
+    args: &BenchArgs,
+    placement: Placement,
+    (model, batch): (&str, u32),
+    [prefill, decode, weights, reads, shares]: Measured,
+) -> Outcome {
+    Outcome {
+        model: model.to_owned(),
+        precision: args.precision.code(),
+        kv_precision: args.kv_precision.code(),
+        device: device.backend().description().name.clone(),
+        threads: match device {
+            Device::Cpu(cpu) => Some(cpu.threads()),
+            Device::Cuda(_) => None,
         },
-        args.json,
-    )
+        techniques: switches(placement.techniques),
+        batch,
+        prompt: args.prompt,
+        generate: args.generate,
+        repeats: args.repeats,
+        prefill_tokens_per_s: prefill.median,
+        decode_tokens_per_s: decode.median,
+        weight_bytes_per_s: weights.median,
+        read_bytes_per_s: reads.median as u64,
+        read_share: shares.median,
+        prefill,
+        decode,
+    }
 }
 
 fn per_second(amount: f64, time: Nanos) -> f64 {
@@ -237,21 +285,14 @@ fn placement(args: &BenchArgs, device: DeviceName) -> Result<Placement, Failure>
         precision: args.precision,
         kv_precision: args.kv_precision,
         limits: Limits {
-            rows: args.chunk.max(args.batch),
-            logits_rows: args.batch,
-            kv_blocks: blocks_each(args).saturating_mul(args.batch),
+            rows: args.chunk.max(args.most()),
+            logits_rows: args.most(),
+            kv_blocks: blocks_each(args).saturating_mul(args.most()),
             block_tokens: BLOCK_TOKENS,
         },
         threads: args.threads,
         techniques: args.techniques.on(device)?,
     })
-}
-
-/// Rows of one sequence in a step.
-struct Part {
-    sequence: u32,
-    context: u32,
-    rows: u32,
 }
 
 /// What plain reading of a device's memory reads.
@@ -276,122 +317,6 @@ impl Probe {
             // A probe is made of the device that it reads.
             _ => Ok((0, Nanos::ZERO)),
         }
-    }
-}
-
-/// A device and the sequences that run on it.
-struct Bench {
-    device: Device,
-    formulas: Formulas,
-    batch: u32,
-    prompt: u32,
-    chunk: u32,
-    seed: u64,
-    /// Block tables, one per sequence.
-    tables: Vec<Vec<u32>>,
-    spans: Vec<Span>,
-    sampled: Vec<Sampled>,
-}
-
-impl Bench {
-    fn new(device: Device, args: &BenchArgs) -> Self {
-        let each = blocks_each(args);
-        // Blocks of the sequences lie interleaved, as they come to do in a running engine.
-        let table = |sequence| (0..each).map(|block| block * args.batch + sequence).collect();
-        Self {
-            formulas: Formulas::new(device.backend().shape(), *device.backend().storage()),
-            device,
-            batch: args.batch,
-            prompt: args.prompt,
-            chunk: args.chunk.max(args.batch),
-            seed: args.seed,
-            tables: (0..args.batch).map(table).collect(),
-            spans: Vec::new(),
-            sampled: Vec::new(),
-        }
-    }
-
-    /// A random token, the same for the same seed.
-    fn token(&self, sequence: u32, position: u32) -> u32 {
-        let mut x = self.seed ^ (u64::from(sequence) << 32 | u64::from(position));
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((x ^ (x >> 31)) % u64::from(self.device.backend().shape().vocab)) as u32
-    }
-
-    /// Reads all prompts in chunks; each one's last row asks for logits.
-    fn prefill(&mut self) -> Result<(), DeviceError> {
-        let mut parts = Vec::new();
-        let mut room = self.chunk;
-        for sequence in 0..self.batch {
-            let mut context = 0;
-            while context < self.prompt {
-                let rows = room.min(self.prompt - context);
-                parts.push(Part { sequence, context, rows });
-                context += rows;
-                room -= rows;
-                if room == 0 {
-                    self.step(std::mem::take(&mut parts))?;
-                    room = self.chunk;
-                }
-            }
-        }
-        if !parts.is_empty() {
-            self.step(parts)?;
-        }
-        Ok(())
-    }
-
-    /// Generates these tokens of every sequence behind the prompts; the weight bytes this took.
-    fn decode(&mut self, tokens: Range<u32>) -> Result<u64, DeviceError> {
-        let mut weight_bytes = 0;
-        for done in tokens {
-            let context = self.prompt + done;
-            let part = |sequence| Part { sequence, context, rows: 1 };
-            weight_bytes += self.step((0..self.batch).map(part).collect())?;
-        }
-        Ok(weight_bytes)
-    }
-
-    /// Runs a step; the weight bytes it had to read.
-    fn step(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
-        parts.sort_by_key(|part| part.rows > 1);
-        let (mut tokens, mut logits_rows) = (Vec::new(), Vec::new());
-        let mut sequences = Vec::new();
-        for part in &parts {
-            let start = tokens.len() as u32;
-            let positions = part.context..part.context + part.rows;
-            tokens.extend(positions.map(|position| self.token(part.sequence, position)));
-            sequences.push(SequenceRows {
-                rows: start..tokens.len() as u32,
-                context: part.context,
-                blocks: &self.tables[part.sequence as usize],
-            });
-            if part.context + part.rows >= self.prompt {
-                logits_rows.push(tokens.len() as u32 - 1);
-            }
-        }
-        let loads = parts.iter().map(|part| (part.context, part.rows));
-        let load = self.formulas.load(loads, logits_rows.len() as u32);
-        let sampling = vec![Sampling::GREEDY; logits_rows.len()];
-        self.device.backend_mut().begin_step(&StepInputs {
-            masks: &[],
-            tokens: &tokens,
-            sequences: &sequences,
-            logits_rows: &logits_rows,
-            sampling: &sampling,
-        })?;
-        let mut weight_bytes = 0;
-        for (op, budget) in
-            forward::step(&self.formulas, self.device.backend().shape().layers, &load)
-        {
-            weight_bytes += budget.weight_bytes.0;
-            self.device.backend_mut().launch(op)?;
-        }
-        self.spans.clear();
-        self.sampled.clear();
-        self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
-        Ok(weight_bytes)
     }
 }
 
