@@ -118,8 +118,7 @@ impl ModelledDevice {
         clock: ManualClock,
     ) -> Self {
         let slots = limits.kv_blocks as usize * limits.block_tokens as usize;
-        let heads = 2 * u64::from(shape.kv_heads) * u64::from(shape.layers);
-        let row_bytes = storage.kv.kv_bytes(heads, u64::from(shape.head_dim));
+        let row_bytes = storage.kv_bytes_per_token(&shape);
         let weights = Bytes(shape.weight_bytes(storage.weights));
         let kv_pool = Bytes(slots as u64 * row_bytes);
         let workspace = Bytes(

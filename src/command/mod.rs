@@ -207,11 +207,15 @@ fn read_small(path: &std::path::Path) -> Result<String, Failure> {
 
 /// Prints data to stdout. A reader that has gone is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("write to stdout: {error}"), None::<String>))
-        }
-        _ => Ok(()),
+    unless_gone(std::io::stdout().write_all(text.as_bytes()))
+        .map_err(|error| Failure::new(format!("write to stdout: {error}"), None::<String>))
+}
+
+/// How writing went, where a reader that has gone has seen enough.
+fn unless_gone(written: std::io::Result<()>) -> std::io::Result<()> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 

@@ -72,11 +72,7 @@ pub fn run(args: &ModelArgs, out: &mut impl Write) -> Result<(), ModelCommandErr
             .and_then(|()| writeln!(out)),
         false => card.print(out),
     };
-    match written {
-        // A reader that has gone has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    Ok(super::unless_gone(written)?)
 }
 
 /// What is shown of a model.

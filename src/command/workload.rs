@@ -1,6 +1,6 @@
 //! `gemba workload`: what a workload holds, making one, changing its format.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -224,8 +224,7 @@ pub fn run(
         WorkloadAction::Convert(args) => convert(args, talk),
     };
     match done {
-        // A reader that has gone has seen enough.
-        Err(WorkloadCommandError::Answer(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(WorkloadCommandError::Answer(error)) => Ok(super::unless_gone(Err(error))?),
         done => done,
     }
 }
@@ -376,6 +375,7 @@ impl ReplayArgs {
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::io::ErrorKind;
 
     #[derive(Parser)]
     struct Cli {

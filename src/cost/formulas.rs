@@ -51,6 +51,15 @@ pub struct Storage {
     pub techniques: Techniques,
 }
 
+impl Storage {
+    /// Bytes that the keys and values of a token take, over all layers.
+    #[must_use]
+    pub fn kv_bytes_per_token(&self, shape: &Shape) -> u64 {
+        let heads = 2 * u64::from(shape.kv_heads) * u64::from(shape.layers);
+        self.kv.kv_bytes(heads, u64::from(shape.head_dim))
+    }
+}
+
 /// The least an operation must move and compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

@@ -59,13 +59,12 @@ pub(super) struct Chronicle {
 
 impl Chronicle {
     pub(super) fn new(device: u16, shape: &Shape, storage: &Storage, limits: Limits) -> Self {
-        let heads = 2 * u64::from(shape.kv_heads) * u64::from(shape.layers);
         Self {
             device,
             states: States::new(device),
             last_change: Nanos::ZERO,
             block_changes: vec![None; limits.kv_blocks as usize],
-            kv_bytes_per_token: storage.kv.kv_bytes(heads, u64::from(shape.head_dim)),
+            kv_bytes_per_token: storage.kv_bytes_per_token(shape),
         }
     }
 

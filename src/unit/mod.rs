@@ -7,6 +7,8 @@ mod print;
 mod quantity;
 mod unix;
 
-pub use print::{Scale, grouped, make_printable, si_bytes, si_count, si_nanos, si_whole};
+pub use print::{
+    Scale, grouped, make_printable, printable, si_bytes, si_count, si_nanos, si_whole,
+};
 pub use quantity::{Bytes, Nanos, Ops, Share, Tokens};
 pub use unix::UnixNanos;

@@ -1,6 +1,8 @@
 //! How amounts are printed: three significant figures, the unit chosen by scale, and one
 //! common scale where a column needs it.
 
+use std::borrow::Cow;
+
 use super::{Bytes, Nanos};
 
 /// A power of the unit, chosen once for a column so that its numbers compare by eye.
@@ -79,10 +81,20 @@ fn three_figures(x: f64) -> String {
     format!("{x:.decimals$}")
 }
 
-/// Puts U+FFFD in the place of control characters: a name from a file must not steer a terminal.
+/// The text with U+FFFD in the place of control characters: a name from a file must not steer a
+/// terminal.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "\u{fffd}").into(),
+        false => text.into(),
+    }
+}
+
+/// Makes a text [`printable`].
 pub fn make_printable(text: &mut String) {
-    if text.contains(char::is_control) {
-        *text = text.replace(char::is_control, "\u{fffd}");
+    if let Cow::Owned(printable) = printable(text) {
+        *text = printable;
     }
 }
 

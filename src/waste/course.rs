@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::catalogue::{Cause, Level};
-use super::posting::{Account, Commodity};
+use super::posting::{Account, Commodity, add_at};
 use crate::ledger::apportion;
 use crate::trace::Window;
 use crate::unit::Nanos;
@@ -108,11 +108,7 @@ impl Slicer {
 
     /// `amount` goes to the account of a number.
     pub(super) fn post(&mut self, number: usize, amount: u128) {
-        let slice = &mut self.amounts[self.at];
-        if slice.len() <= number {
-            slice.resize(number + 1, 0);
-        }
-        slice[number] += amount;
+        add_at(&mut self.amounts[self.at], number, amount);
     }
 
     /// The course of device time; `accounts` are by number.

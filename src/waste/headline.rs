@@ -7,6 +7,61 @@ use crate::event::Outcome;
 use crate::trace::Run;
 use crate::unit::Share;
 
+/// Where a posting of device time leaves the way from all of it down to value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Nothing was asked for.
+    Demand,
+    /// It could not run.
+    Availability,
+    /// It was thrown away or done twice.
+    Yield,
+    /// A better engine would not have spent it.
+    Performance,
+    /// Any engine must move it.
+    Movement,
+    /// It does not: it is value.
+    Value,
+}
+
+impl Rung {
+    /// How many there are.
+    const COUNT: usize = 6;
+
+    /// The losses, from all device time down.
+    pub const LOSSES: [Self; 5] =
+        [Self::Demand, Self::Availability, Self::Yield, Self::Performance, Self::Movement];
+
+    /// The rung of an account.
+    #[must_use]
+    pub fn of(account: &Account) -> Self {
+        match account.cause {
+            Cause::NoDemand => Self::Demand,
+            Cause::SloHeadroom
+            | Cause::Upstream
+            | Cause::BatchFill
+            | Cause::Capacity
+            | Cause::Changeover
+            // Whoever measures has the device to itself: requests do not run.
+            | Cause::Observer
+            | Cause::FaultRecovery => Self::Availability,
+            Cause::Host
+            | Cause::LaunchGap
+            | Cause::Peer
+            | Cause::Throttle
+            | Cause::KernelSlack
+            | Cause::ExcessBytes => Self::Performance,
+            Cause::UnderfilledBatch if account.level == Level::Waste => Self::Performance,
+            Cause::ValuePrefill | Cause::ValueDecode => Self::Value,
+            // By the catalogue's own map: another opinion on mudas must not move the headline.
+            cause => match cause.entry().muda {
+                Muda::Overproduction | Muda::Overprocessing | Muda::Defects => Self::Yield,
+                _ => Self::Movement,
+            },
+        }
+    }
+}
+
 /// The five sums that telescope, in device nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ladder {
@@ -27,40 +82,11 @@ pub struct Ladder {
 impl Ladder {
     /// The sums of `total` device nanoseconds that are booked so.
     pub(super) fn of(total: u128, postings: impl Iterator<Item = (Account, u128)>) -> Self {
-        let [mut empty, mut stopped, mut thrown, mut slow, mut value] = [0; 5];
+        let mut lost = [0_i128; Rung::COUNT];
         for (account, amount) in postings {
-            let muda = account.cause.entry().muda;
-            let rung = match account.cause {
-                Cause::NoDemand => &mut empty,
-                Cause::SloHeadroom
-                | Cause::Upstream
-                | Cause::BatchFill
-                | Cause::Capacity
-                | Cause::Changeover
-                // Whoever measures has the device to itself: requests do not run.
-                | Cause::Observer
-                | Cause::FaultRecovery => &mut stopped,
-                Cause::Host
-                | Cause::LaunchGap
-                | Cause::Peer
-                | Cause::Throttle
-                | Cause::KernelSlack
-                | Cause::ExcessBytes => &mut slow,
-                Cause::UnderfilledBatch if account.level == Level::Waste => &mut slow,
-                Cause::ValuePrefill | Cause::ValueDecode => &mut value,
-                // By the catalogue's own map: another opinion on mudas must not move the
-                // headline.
-                _ if matches!(
-                    muda,
-                    Muda::Overproduction | Muda::Overprocessing | Muda::Defects
-                ) =>
-                {
-                    &mut thrown
-                }
-                _ => continue,
-            };
-            *rung += amount as i128;
+            lost[Rung::of(&account) as usize] += amount as i128;
         }
+        let [empty, stopped, thrown, slow, _, value] = lost;
         let total = total as i128;
         let demanded = total - empty;
         let running = demanded - stopped;

@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 
 use super::course::{Course, Slicer};
 use super::phases::{Phases, Sorter};
-use super::posting::{Account, Commodity, Key};
+use super::posting::{Account, Commodity, Key, add_at};
 use crate::event::{Launch, Row, Step};
 use crate::ledger::Book;
 use crate::trace::Window;
@@ -198,17 +198,11 @@ impl Sink for Journal {
             return;
         }
         let amounts = &mut self.amounts[slot];
-        if amounts.len() <= number {
-            amounts.resize(number + 1, 0);
-        }
-        if self.by_step && amounts[number] == 0 {
+        if self.by_step && amounts.get(number).is_none_or(|amount| *amount == 0) {
             self.touched.push((slot, number));
         }
-        amounts[number] += amount;
-        if self.waiting.len() <= number {
-            self.waiting.resize(number + 1, 0);
-        }
-        self.waiting[number] += amount;
+        add_at(amounts, number, amount);
+        add_at(&mut self.waiting, number, amount);
     }
 
     fn opening(&mut self, step: &Step, _rows: &[Row]) {

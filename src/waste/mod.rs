@@ -28,7 +28,7 @@ mod tracks;
 pub use books::{Books, BooksOptions, Grain};
 pub use catalogue::{CAUSES, Cause, Entry, Level, Muda};
 pub use course::{Course, SLICES};
-pub use headline::{Counts, Headline, Ladder};
+pub use headline::{Counts, Headline, Ladder, Rung};
 pub use kernel::{BrokenCeilings, Costing};
 pub use latency::Latency;
 pub use muda_map::{MudaMap, MudaMapError};

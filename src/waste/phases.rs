@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::posting::{Account, Commodity};
+use super::posting::{Account, Commodity, add_at};
 use crate::event::Step;
 
 /// What the rows of a step were for.
@@ -80,11 +80,7 @@ impl Sorter {
     /// `amount` goes to the account of a number.
     pub(super) fn post(&mut self, number: usize, amount: u128) {
         let Some(kind) = self.open else { return };
-        let amounts = &mut self.amounts[kind as usize];
-        if amounts.len() <= number {
-            amounts.resize(number + 1, 0);
-        }
-        amounts[number] += amount;
+        add_at(&mut self.amounts[kind as usize], number, amount);
     }
 
     /// The device time of a device; `accounts` are by number.

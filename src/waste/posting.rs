@@ -1,5 +1,7 @@
 //! What is booked: the key of an account, and the commodities.
 
+use std::ops::AddAssign;
+
 use super::catalogue::{Cause, Level};
 use crate::event::KernelId;
 
@@ -196,6 +198,18 @@ impl Account {
     pub const fn kernel(self, kernel: KernelId) -> Self {
         Self { kernel: Some(kernel), ..self }
     }
+}
+
+/// Adds `amount` to the account of a number, in a list that is as long as the numbers met so far.
+pub(super) fn add_at<T: AddAssign + Clone + Default>(
+    amounts: &mut Vec<T>,
+    number: usize,
+    amount: T,
+) {
+    if amounts.len() <= number {
+        amounts.resize(number + 1, T::default());
+    }
+    amounts[number] += amount;
 }
 
 /// The full key of a posting.

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::super::Failure;
+use super::super::device::{DeviceName, Placement};
 use super::super::technique::TechniqueArgs;
 use super::super::telemetry::TelemetryArgs;
 use super::super::workload::{FormatName, ReadArgs, ReplayArgs};
 use super::terms::TermArgs;
-use crate::model::Encoding;
+use crate::engine::limits;
+use crate::model::{Encoding, Model, Precision};
 use crate::schedule::{Allocation, Batching, KvMemory, Options, Scheduling, Stopping};
 use crate::session::{FreeTokens, Generation};
 use crate::unit::Nanos;
@@ -209,13 +211,36 @@ impl EngineArgs {
     ///
     /// # Errors
     /// [`Failure`] if none are asked for, or absurdly many.
-    pub fn threads(&self, flags: Flags) -> Result<usize, Failure> {
+    fn threads(&self, flags: Flags) -> Result<usize, Failure> {
         match self.threads {
             None => Ok(0),
             Some(threads) if (1..=MOST_THREADS).contains(&threads) => Ok(threads),
             Some(threads) => Err(flags
                 .wrong(format!("set --threads: expected 1 to {MOST_THREADS}, found {threads}"))),
         }
+    }
+
+    /// Where and how a model runs. Random weights, which nobody stored, are q8_0 where nothing
+    /// else is said.
+    ///
+    /// # Errors
+    /// [`Failure`] if the device cannot do it so.
+    pub(in crate::command) fn placement(
+        &self,
+        flags: Flags,
+        device: DeviceName,
+        model: &Model,
+        switches: &Options,
+    ) -> Result<Placement, Failure> {
+        let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
+        Ok(Placement {
+            device,
+            precision: self.precision.unwrap_or(stored.into()),
+            kv_precision: self.kv_precision,
+            limits: limits(switches),
+            threads: self.threads(flags)?,
+            techniques: self.techniques.on(device)?,
+        })
     }
 
     /// The scheduler's switches for sequences of at most `longest` tokens.

@@ -21,9 +21,8 @@ use super::telemetry::Telemetry;
 use super::watch::{self, Beside};
 use super::{Done, Failure, print, print_json};
 use crate::cli::{Paint, render_books};
-use crate::engine::limits;
 use crate::event::Recorder;
-use crate::model::{self, Model, Precision};
+use crate::model::{self, Model};
 use crate::report::SummaryJson;
 use crate::session::{self, Limit, Outcome, Preparation, SessionOptions, Words, World};
 use crate::trace::{Header, ModelHeader, RunWriter, Slo, TraceError, WorkloadHeader};
@@ -107,16 +106,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let workload = fitted(args, workload, model.shape().context)?;
     let longest = u32::try_from(workload.max_context_tokens()).unwrap_or(u32::MAX);
     let switches = engine.options(FLAGS, longest)?;
-    let of_shape = engine.model.starts_with("shape:");
-    let stored = if of_shape { Precision::Q8_0 } else { model.precision() };
-    let placement = Placement {
-        device,
-        precision: engine.precision.unwrap_or(stored.into()),
-        kv_precision: engine.kv_precision,
-        limits: limits(&switches),
-        threads: engine.threads(FLAGS)?,
-        techniques: engine.techniques.on(device)?,
-    };
+    let placement = engine.placement(FLAGS, device, &model, &switches)?;
     let options = SessionOptions {
         engine: switches,
         generation: args.tokens.generation(model.markers().end.clone(), seed)?,

@@ -14,9 +14,8 @@ use super::device::{DeviceName, Placement};
 use super::run::{self, EngineArgs, Flags, Recording, Scratch, TermArgs, folder};
 use super::telemetry::{Telemetry, TelemetryArgs};
 use super::{Done, Failure};
-use crate::engine::limits as backend_limits;
 use crate::event::Recorder;
-use crate::model::{self, Model, Precision};
+use crate::model::{self, Model};
 use crate::schedule;
 use crate::serve::{self, Feed, Limits, Served, Serving, Words, World};
 use crate::session::{Outcome, Preparation};
@@ -211,15 +210,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         return Err(Failure::new(message, Some("leave --max-model-len out to take the model's")));
     }
     let switches = engine.options(FLAGS, longest)?;
-    let stored = if model.is_random() { Precision::Q8_0 } else { model.precision() };
-    let placement = Placement {
-        device,
-        precision: engine.precision.unwrap_or(stored.into()),
-        kv_precision: engine.kv_precision,
-        limits: backend_limits(&switches),
-        threads: engine.threads(FLAGS)?,
-        techniques: engine.techniques.on(device)?,
-    };
+    let placement = engine.placement(FLAGS, device, &model, &switches)?;
     let folder = match &args.output_dir {
         Some(folder) => folder.clone(),
         None => folder::next("serve", switches.batching.scheduling.code())?,

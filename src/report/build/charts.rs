@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::super::{MemoryChart, WaterfallStep, Yamazumi, YamazumiBar};
 use super::{Findings, ledgers, origins};
 use crate::unit::{Bytes, Scale, si_bytes};
-use crate::waste::{Account, Books, Cause, Commodity, Ladder, Level, MemoryMoment, Muda, StepKind};
+use crate::waste::{
+    Account, Books, Cause, Commodity, Ladder, Level, MemoryMoment, Muda, Rung, StepKind,
+};
 
 /// Device time from all of it down to value.
 pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
@@ -38,62 +40,37 @@ pub(super) fn waterfall(books: &Books, ladder: &Ladder) -> Vec<WaterfallStep> {
             note: note.to_owned(),
             origin: origins::waterfall(label, true),
         });
-        let Some((next, label)) = sums.get(i + 1).zip(losses.get(i)) else { continue };
+        let losses = losses.iter().zip(Rung::LOSSES).nth(i);
+        let Some((next, (label, rung))) = sums.get(i + 1).zip(losses) else { continue };
         let lost = amount - next.1;
         steps.push(WaterfallStep {
             label: (*label).to_owned(),
             is_sum: false,
             from: place(next.1),
             to: place(amount),
-            level: prevailing_level(books, i).code(),
+            level: prevailing_level(books, rung).code(),
             text: text(lost),
-            note: largest_causes(books, i),
+            note: largest_causes(books, rung),
             origin: origins::waterfall(label, false),
         });
     }
     steps
 }
 
-/// The rung of the ladder at which a posting of device time is lost.
-fn rung(account: &Account) -> usize {
-    match account.cause {
-        Cause::NoDemand => 0,
-        Cause::SloHeadroom
-        | Cause::Upstream
-        | Cause::BatchFill
-        | Cause::Capacity
-        | Cause::Changeover
-        | Cause::Observer
-        | Cause::FaultRecovery => 1,
-        Cause::Host
-        | Cause::LaunchGap
-        | Cause::Peer
-        | Cause::Throttle
-        | Cause::KernelSlack
-        | Cause::ExcessBytes => 3,
-        Cause::UnderfilledBatch if account.level == Level::Waste => 3,
-        Cause::ValuePrefill | Cause::ValueDecode => 5,
-        cause => match cause.entry().muda {
-            Muda::Overproduction | Muda::Overprocessing | Muda::Defects => 2,
-            _ => 4,
-        },
-    }
-}
-
 /// The level of most of what is lost at a rung.
-fn prevailing_level(books: &Books, lost_at: usize) -> Level {
+fn prevailing_level(books: &Books, lost_at: Rung) -> Level {
     let lost = |level: Level| {
         books.sum(Commodity::DeviceTime, |account| {
-            rung(account) == lost_at && books.level(account) == level
+            Rung::of(account) == lost_at && books.level(account) == level
         })
     };
     if lost(Level::Necessary) > lost(Level::Waste) { Level::Necessary } else { Level::Waste }
 }
 
-fn largest_causes(books: &Books, lost_at: usize) -> String {
+fn largest_causes(books: &Books, lost_at: Rung) -> String {
     let mut causes: Vec<(u128, Cause)> = Vec::new();
     for (key, amount) in books.postings(Commodity::DeviceTime) {
-        if rung(&key.account) != lost_at {
+        if Rung::of(&key.account) != lost_at {
             continue;
         }
         match causes.iter_mut().find(|(_, cause)| *cause == key.account.cause) {

@@ -8,7 +8,7 @@ use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::*;
 
 use super::super::{NewFile, TraceError};
-use crate::unit::make_printable;
+use crate::unit::printable;
 
 /// Stands for an absent value while a column is a plain list.
 pub(super) const ABSENT: u64 = u64::MAX;
@@ -192,12 +192,7 @@ impl<'a> Table<'a> {
         let read = failed("read", self.path);
         let series = self.column(name)?.cast(&DataType::String).map_err(&read)?;
         let column = series.str().map_err(&read)?;
-        let printable = |text: Option<&str>| {
-            let mut text = text.unwrap_or_default().to_owned();
-            make_printable(&mut text);
-            text
-        };
-        Ok(column.iter().map(printable).collect())
+        Ok(column.iter().map(|text| printable(text.unwrap_or_default()).into_owned()).collect())
     }
 
     /// The words that occur in a column, in the order of their first occurrence.

@@ -12,7 +12,7 @@ use super::super::run::{Launches, sorted_names};
 use super::super::{TraceError, plausible};
 use super::columns::{ABSENT, Columns, Table, Vocabulary, check_origin, failed, origin, present};
 use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
-use crate::unit::{Bytes, Nanos, Ops, make_printable};
+use crate::unit::{Bytes, Nanos, Ops, make_printable, printable};
 
 /// Rows of a row group, and of a chunk when reading.
 const CHUNK: usize = 1 << 18;
@@ -225,14 +225,8 @@ fn slice<'a>(path: &'a Path, at: usize, columns: Option<&[&str]>) -> Result<Tabl
 
 fn decode(table: &Table<'_>, kernels: &[String]) -> Result<Vec<Launch>, TraceError> {
     let id = |name: &str| {
-        let mut printable = String::new();
-        let mut place = kernels.iter().position(|kernel| kernel == name);
-        if place.is_none() {
-            name.clone_into(&mut printable);
-            make_printable(&mut printable);
-            place = kernels.iter().position(|kernel| *kernel == printable);
-        }
-        let place = place?;
+        let name = printable(name);
+        let place = kernels.iter().position(|kernel| *kernel == name)?;
         Some(KernelId(u16::try_from(place).ok()?))
     };
     let device: Vec<u16> = table.narrow("device")?;

@@ -10,7 +10,7 @@ use super::visits::{Visit, Visits};
 use crate::event::{Launch, Row, Step};
 use crate::waste::catalogue::{CAUSES, Cause};
 use crate::waste::journal::{Sink, Slot};
-use crate::waste::posting::{Account, Commodity};
+use crate::waste::posting::{Account, Commodity, add_at};
 
 /// How many causes there are.
 pub(super) const CAUSE_COUNT: usize = CAUSES.len();
@@ -53,13 +53,6 @@ struct Payer {
     settled: Vec<i128>,
     open: Vec<i128>,
     promised: Vec<i128>,
-}
-
-fn add(amounts: &mut Vec<i128>, number: usize, amount: i128) {
-    if amounts.len() <= number {
-        amounts.resize(number + 1, 0);
-    }
-    amounts[number] += amount;
 }
 
 /// What posting is for.
@@ -154,7 +147,7 @@ impl Tally {
         let promised = std::mem::take(&mut self.payers[slot].promised);
         for (number, amount) in promised.into_iter().enumerate().filter(|p| p.1 != 0) {
             self.totals[number] += amount;
-            add(&mut self.payers[slot].settled, number, amount);
+            add_at(&mut self.payers[slot].settled, number, amount);
         }
     }
 
@@ -172,7 +165,7 @@ impl Tally {
             let lost = self.number(commodity, lost);
             self.totals[number] -= amount;
             self.totals[lost] += amount;
-            add(&mut self.payers[slot].settled, lost, amount);
+            add_at(&mut self.payers[slot].settled, lost, amount);
             if commodity == Commodity::DeviceTime {
                 forgotten += amount.unsigned_abs();
             }
@@ -291,7 +284,7 @@ impl Sink for Tally {
         let signed = self.signed(amount);
         self.count(number, signed);
         if self.payers[slot].request.is_some() {
-            add(&mut self.payers[slot].settled, number, signed);
+            add_at(&mut self.payers[slot].settled, number, signed);
         }
         let (commodity, account) = self.accounts[number];
         self.note(commodity, account.cause, amount);
@@ -309,8 +302,8 @@ impl Sink for Tally {
         let promise = self.number(open.0, promised);
         self.count(number, signed);
         let payer = &mut self.payers[slot];
-        add(&mut payer.open, number, signed);
-        add(&mut payer.promised, promise, signed);
+        add_at(&mut payer.open, number, signed);
+        add_at(&mut payer.promised, promise, signed);
         self.note(open.0, promised.cause, amount);
     }
 
