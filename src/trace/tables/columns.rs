@@ -1,9 +1,11 @@
 //! Columns in and out: integers, words of a fixed vocabulary, absent values.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
+use foldhash::fast::RandomState;
 use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::*;
 
@@ -231,10 +233,24 @@ impl<'a> Table<'a> {
             };
         }
         let column = series.str().map_err(&read)?;
-        column
-            .iter()
-            .map(|word| word.and_then(&parse).ok_or_else(|| unknown(word.unwrap_or(""))))
-            .collect()
+        let mut words = Vec::with_capacity(column.len());
+        for array in column.downcast_iter() {
+            // Few words, many rows: views that are the same bits are the same word.
+            let mut met: HashMap<u128, T, RandomState> = HashMap::default();
+            for (view, word) in array.views().iter().zip(array.iter()) {
+                let parsed = match word.and_then(|_| met.get(&view.as_u128())) {
+                    Some(parsed) => *parsed,
+                    None => {
+                        let parsed = word.and_then(&parse);
+                        let parsed = parsed.ok_or_else(|| unknown(word.unwrap_or("")))?;
+                        met.insert(view.as_u128(), parsed);
+                        parsed
+                    }
+                };
+                words.push(parsed);
+            }
+        }
+        Ok(words)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use polars::io::parquet::metadata::FileMetadataRef;
+use polars::io::parquet::read::FileMetadata;
 use polars::io::parquet::write::BatchedWriter;
 use polars::polars_utils::compression::ZstdLevel;
 use polars::prelude::*;
@@ -192,17 +194,27 @@ pub(super) fn last_end(path: &Path) -> Result<Nanos, TraceError> {
     Ok(last)
 }
 
+/// What a table says of itself but that words are categories: looking up the category of every
+/// row costs more than comparing the words as they lie in the file.
+fn plain(path: &Path) -> Result<FileMetadataRef, TraceError> {
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    let mut reader = ParquetReader::new(file);
+    let metadata = reader.get_metadata().map_err(failed("read", path))?;
+    let mut metadata = FileMetadata::clone(metadata);
+    metadata.key_value_metadata = None;
+    Ok(Arc::new(metadata))
+}
+
 /// Goes through one column and gives the number of rows.
 fn scan(
     path: &Path,
     column: &str,
     mut each: impl FnMut(&Table<'_>) -> Result<(), TraceError>,
 ) -> Result<u64, TraceError> {
-    let file = File::open(path).map_err(TraceError::io("read", path))?;
-    let total = ParquetReader::new(file).num_rows().map_err(failed("read", path))?;
+    let metadata = plain(path)?;
     let mut at = 0;
-    while at < total {
-        let table = slice(path, at, Some(&[column]))?;
+    while at < metadata.num_rows {
+        let table = slice(path, &metadata, at, Some(&[column]))?;
         if table.frame.height() == 0 {
             return Err(TraceError::malformed(path, "it ends before its last row"));
         }
@@ -212,10 +224,17 @@ fn scan(
     Ok(at as u64)
 }
 
-fn slice<'a>(path: &'a Path, at: usize, columns: Option<&[&str]>) -> Result<Table<'a>, TraceError> {
+fn slice<'a>(
+    path: &'a Path,
+    metadata: &FileMetadataRef,
+    at: usize,
+    columns: Option<&[&str]>,
+) -> Result<Table<'a>, TraceError> {
     let file = File::open(path).map_err(TraceError::io("read", path))?;
     let columns = columns.map(|names| names.iter().map(|&name| name.to_owned()).collect());
-    let frame = ParquetReader::new(file)
+    let mut reader = ParquetReader::new(file);
+    reader.set_metadata(Arc::clone(metadata));
+    let frame = reader
         .with_columns(columns)
         .with_slice(Some((at, CHUNK)))
         .finish()
@@ -283,12 +302,17 @@ pub(in crate::trace) fn each_chunk<E: From<TraceError>>(
     std::thread::scope(|scope| {
         let (sender, chunks) = mpsc::sync_channel(1);
         scope.spawn(move || {
+            let metadata = match plain(path) {
+                Ok(metadata) => metadata,
+                // A receiver that has gone has its error already.
+                Err(error) => return drop(sender.send(Err(error))),
+            };
             let mut at = 0;
             while at < rows as usize {
-                let chunk = slice(path, at, None).and_then(|table| decode(&table, kernels));
+                let table = slice(path, &metadata, at, None);
+                let chunk = table.and_then(|table| decode(&table, kernels));
                 let got = chunk.as_ref().map_or(0, Vec::len);
                 at += got;
-                // A receiver that has gone has its error already.
                 if sender.send(chunk).is_err() || got == 0 {
                     return;
                 }
