@@ -2,7 +2,8 @@
 //! anything is left without a cause.
 //!
 //! The first requests of each are run; with `GEMBA_FULL=1` each is run to its end, which takes
-//! minutes, and what is found is printed.
+//! minutes, and what is found is printed. `GEMBA` names another binary than the one of the tests:
+//! one of a release build keeps up with what is replayed.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -58,7 +59,8 @@ fn largest(ledger: &Value) -> String {
 fn gemba(words: &[&str]) -> Vec<u8> {
     // A cache of its own: a test neither reads nor leaves measurements in the user's.
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+    let binary = std::env::var_os("GEMBA").unwrap_or_else(|| env!("CARGO_BIN_EXE_gemba").into());
+    let mut command = Command::new(binary);
     let output = command.args(words).env("XDG_CACHE_HOME", cache).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words:?}: {said}");
