@@ -17,11 +17,13 @@ pub enum Technique {
     FusedDequantize,
     /// Tokens are chosen by thresholds in one pass over the logits.
     FusedSampling,
+    /// Steps of decoded rows are written down once and asked for as a whole.
+    Graphs,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::FusedResidual,
         Self::FusedSwiglu,
         Self::FusedRope,
@@ -29,6 +31,7 @@ impl Technique {
         Self::SplitKv,
         Self::FusedDequantize,
         Self::FusedSampling,
+        Self::Graphs,
     ];
 
     /// Its name, as it is written on a command line and in `run.json`.
@@ -42,13 +45,14 @@ impl Technique {
             Self::SplitKv => "split_kv",
             Self::FusedDequantize => "fused_dequantize",
             Self::FusedSampling => "fused_sampling",
+            Self::Graphs => "graphs",
         }
     }
 }
 
 /// Which techniques are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Techniques(u8);
+pub struct Techniques(u16);
 
 impl Techniques {
     /// All of them.
@@ -60,6 +64,20 @@ impl Techniques {
     #[must_use]
     pub const fn without(self, technique: Technique) -> Self {
         Self(self.0 & !(1 << technique as u8))
+    }
+
+    /// Whether every kernel is in its fused form.
+    #[must_use]
+    pub const fn fused(self) -> bool {
+        let all = Self::ALL.without(Technique::Graphs);
+        self.0 & all.0 == all.0
+    }
+
+    /// Whether decode steps are asked for as a whole. Attention in its plain form launches as much
+    /// as the longest context asks for, so that no two steps launch the same.
+    #[must_use]
+    pub const fn graphs(self) -> bool {
+        self.has(Technique::Graphs) && self.has(Technique::FusedAttention)
     }
 
     /// Whether one of these is `technique`.
@@ -90,5 +108,7 @@ mod tests {
         }
         let none = Technique::ALL.into_iter().fold(Techniques::default(), Techniques::without);
         assert_eq!(none, Techniques::NONE);
+        assert!(Techniques::ALL.fused() && Techniques::ALL.without(Technique::Graphs).fused());
+        assert!(!Techniques::ALL.without(Technique::SplitKv).fused());
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Inputs {
     mask_words: Vec<u32>,
     /// Per scheduled entry its rows.
     rows: Vec<Range<u32>>,
-    /// The block that each finished slot writes to.
+    /// The block that each row of nobody writes to.
     scratch: Vec<u32>,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Inputs {
 const PADDING_TOKEN: u32 = 0;
 
 impl Inputs {
-    /// Buffers for batches whose finished slots write to the blocks `scratch`, one for each.
+    /// Buffers for steps whose rows of nobody write to the blocks `scratch`, one for each.
     pub(super) fn new(scratch: Range<u32>) -> Self {
         Self { scratch: scratch.collect(), ..Self::default() }
     }

@@ -36,20 +36,16 @@ pub enum EngineError {
     },
 }
 
-/// How large a backend must be built for these switches. Static batches need KV blocks beyond
-/// the pool, one for each slot: rows of nobody write there, and devices let only one sequence of
-/// a step write to a block.
+/// How large a backend must be built for these switches. Rows of nobody need KV blocks beyond the
+/// pool, one for each: they write there, and devices let only one sequence of a step write to a
+/// block.
 #[must_use]
 pub fn limits(options: &Options) -> Limits {
     let (batching, memory) = (&options.batching, &options.memory);
-    let scratch = match batching.scheduling.is_batched() {
-        true => batching.max_num_seqs,
-        false => 0,
-    };
     Limits {
         rows: batching.max_num_batched_tokens,
         logits_rows: batching.max_num_seqs,
-        kv_blocks: memory.kv_blocks + scratch,
+        kv_blocks: memory.kv_blocks + batching.most_ownerless(),
         block_tokens: memory.block_tokens,
     }
 }

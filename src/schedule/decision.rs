@@ -38,10 +38,11 @@ pub struct Admission {
 /// The rows of one sequence, or one row of nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheduled {
-    /// Whose; `None` for the row of a finished batch slot, which attends to itself alone.
+    /// Whose; `None` for a row of nobody, which attends to itself alone: of a finished batch slot,
+    /// or to fill a step up.
     pub request: Option<RequestId>,
-    /// Where the sequence stands among the running ones; without a request, which of the
-    /// finished slots it is.
+    /// Where the sequence stands among the running ones; without a request, which of the rows of
+    /// nobody it is.
     pub slot: usize,
     /// Tokens already computed: the position of the first row.
     pub context: u32,
@@ -54,6 +55,11 @@ pub struct Scheduled {
 }
 
 impl Scheduled {
+    /// A row of nobody, the one of this number.
+    pub(super) const fn nobody(slot: usize) -> Self {
+        Self { request: None, slot, context: 0, rows: 0, padding: 1, samples: true }
+    }
+
     /// All its rows.
     #[must_use]
     pub const fn width(&self) -> u32 {

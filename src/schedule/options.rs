@@ -82,6 +82,34 @@ pub struct Batching {
     /// Static: a batch that is not full starts when nothing came for this long. Window: when
     /// its oldest request has waited this long.
     pub window_ns: Nanos,
+    /// Whether steps of decoded rows alone are filled up with rows of nobody to one of few numbers
+    /// of rows, for devices that are asked for whole steps (see [`Batching::bucket`]).
+    #[serde(default)]
+    pub decode_buckets: bool,
+}
+
+/// Up to here the numbers of rows of decode steps are powers of two, from here on multiples.
+const BUCKET: u32 = 8;
+
+impl Batching {
+    /// How many rows a decode step of `rows` rows is filled up to: powers of two, then multiples
+    /// of eight, at most as many as there may be requests.
+    #[must_use]
+    pub fn bucket(&self, rows: u32) -> u32 {
+        let up =
+            if rows <= BUCKET { rows.next_power_of_two() } else { rows.next_multiple_of(BUCKET) };
+        if self.decode_buckets { up.min(self.max_num_seqs).max(rows) } else { rows }
+    }
+
+    /// The most rows of nobody in a step, each of which needs a KV block to write to.
+    #[must_use]
+    pub fn most_ownerless(&self) -> u32 {
+        match (self.scheduling.is_batched(), self.decode_buckets) {
+            (true, _) => self.max_num_seqs,
+            (false, true) => (BUCKET - 1).min(self.max_num_seqs.saturating_sub(1)),
+            (false, false) => 0,
+        }
+    }
 }
 
 impl Default for Batching {
@@ -92,6 +120,7 @@ impl Default for Batching {
             max_num_batched_tokens: 512,
             chunked_prefill: true,
             window_ns: Nanos(50_000_000),
+            decode_buckets: false,
         }
     }
 }
@@ -272,6 +301,17 @@ mod tests {
             "orca".parse::<Scheduling>().unwrap_err().to_string(),
             "choose the scheduling: expected static, window or continuous, found orca"
         );
+    }
+
+    #[test]
+    fn decode_steps_are_filled_up_to_few_numbers_of_rows() {
+        let buckets = Batching { decode_buckets: true, max_num_seqs: 60, ..Batching::default() };
+        let filled = [0, 1, 3, 5, 8, 9, 17, 55, 57, 60].map(|rows| buckets.bucket(rows));
+        assert_eq!(filled, [1, 1, 4, 8, 8, 16, 24, 56, 60, 60]);
+        let most = (1..=60).map(|rows| buckets.bucket(rows) - rows).max();
+        assert_eq!((most, buckets.most_ownerless()), (Some(7), 7));
+        let plain = Batching { decode_buckets: false, ..buckets };
+        assert_eq!((plain.bucket(5), plain.most_ownerless()), (5, 0));
     }
 
     #[test]

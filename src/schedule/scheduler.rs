@@ -180,6 +180,7 @@ impl Scheduler {
             // A slot that fell free in this very decision burns from the next step on.
             let width: u32 = decision.scheduled.iter().map(Scheduled::width).sum();
             self.burn(burning.min(self.burning).min(most - width), &mut decision);
+            self.fill_up(&mut decision);
             self.lay_out(&mut decision);
         }
         decision
@@ -221,16 +222,21 @@ impl Scheduler {
 
     /// One row for each slot of the batch whose request has ended.
     fn burn(&self, burning: u32, decision: &mut Decision) {
-        for slot in 0..burning {
-            decision.scheduled.push(Scheduled {
-                request: None,
-                slot: slot as usize,
-                context: 0,
-                rows: 0,
-                padding: 1,
-                samples: true,
-            });
+        decision.scheduled.extend((0..burning as usize).map(Scheduled::nobody));
+    }
+
+    /// Rows of nobody until a step of decoded rows alone has one of few numbers of rows.
+    fn fill_up(&self, decision: &mut Decision) {
+        let batching = &self.options.batching;
+        let rows = decision.scheduled.len() as u32;
+        let decoded = |scheduled: &Scheduled| scheduled.samples && scheduled.width() == 1;
+        if !decision.scheduled.iter().all(decoded) {
+            return;
         }
+        let nobody = decision.scheduled.iter().filter(|s| s.request.is_none()).count();
+        let more = batching.bucket(rows) - rows;
+        let slots = nobody..nobody + more as usize;
+        decision.scheduled.extend(slots.map(Scheduled::nobody));
     }
 
     /// Puts sequences with one row first, as devices want them, and says the rows' fates.

@@ -1,5 +1,7 @@
 //! Requests that nobody sent, on a device that nobody uses yet.
 
+use std::collections::BTreeSet;
+
 use crate::backend::{Backend, DeviceError};
 use crate::engine::{Answer, Engine, EngineError, Order, Turn, Verdict};
 use crate::event::{Arrival, Clock, Forget, Outcome, Recorder, RequestId};
@@ -64,7 +66,8 @@ pub(super) fn step(
     Ok(engine.turn(outlook, recorder)? == Turn::Ran)
 }
 
-/// Runs one short request, so that every kernel has run and all memory has been touched once.
+/// Runs one short request, so that every kernel has run and all memory has been touched once. Where
+/// decode steps are filled up, it also runs one of each number of rows.
 pub(super) fn warm_up(
     backend: Box<dyn Backend>,
     options: Options,
@@ -78,5 +81,17 @@ pub(super) fn warm_up(
     let mut engine = engine(backend, options, clock)?;
     engine.submit(order(0, rows.max(1), TOKENS.min(most.saturating_sub(1)).max(1)), &mut Forget);
     while step(&mut engine, &mut Forget)? {}
+    if options.batching.decode_buckets {
+        // All begin at once, and after each step as many end as there are in the largest bucket
+        // and not in the next.
+        let buckets: BTreeSet<u32> =
+            (1..=options.batching.max_num_seqs).map(|rows| options.batching.bucket(rows)).collect();
+        for rows in 1..=options.batching.max_num_seqs {
+            let steps = buckets.range(rows..).count() as u32;
+            let tokens = steps.min(most.saturating_sub(1)).max(1);
+            engine.submit(order(rows.into(), 1, tokens), &mut Forget);
+        }
+        while step(&mut engine, &mut Forget)? {}
+    }
     Ok(engine.into_backend())
 }

@@ -17,10 +17,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -87,7 +89,16 @@ std::set<Event*> events;
 u64 launches = 0;
 int card, context, stream;
 
+// What was captured; a graph that can be launched is a copy of it.
+using Graph = std::vector<std::function<void()>>;
+std::set<Graph*> graphs;
+Graph* capturing = nullptr;
+
 void ready() { rule(initialized && retained && current && streaming, "no context or no stream"); }
+void idle() {
+    ready();
+    rule(!capturing, "a call that a capture does not take");
+}
 
 bool inside(u64 address, size_t bytes) {
     auto next = allocated.upper_bound(address);
@@ -161,7 +172,7 @@ EXPORT int cuDevicePrimaryCtxRetain(void** out, int) {
 EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
     rule(retained > streaming, "a context that is released holds a stream");
     retained--;
-    rule(retained || (allocated.empty() && modules.empty() && events.empty()),
+    rule(retained || (allocated.empty() && modules.empty() && events.empty() && graphs.empty()),
          "a context that is released holds something");
     return SUCCESS;
 }
@@ -177,7 +188,7 @@ EXPORT int cuStreamCreate(void** out, unsigned flags) {
     return SUCCESS;
 }
 EXPORT int cuStreamSynchronize(void* given) {
-    ready();
+    idle();
     rule(given == &stream, "no such stream");
     return SUCCESS;
 }
@@ -193,7 +204,7 @@ EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
     return SUCCESS;
 }
 EXPORT int cuMemAlloc_v2(u64* address, size_t bytes) {
-    ready();
+    idle();
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > MEMORY - taken) return OUT_OF_MEMORY;
     void* data = kernels().alloc(bytes);
@@ -212,13 +223,13 @@ EXPORT int cuMemFree_v2(u64 address) {
     return SUCCESS;
 }
 EXPORT int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* given) {
-    ready();
+    idle();
     rule(given == &stream && inside(to, bytes), "a copy to memory that was not allocated");
     memcpy(reinterpret_cast<void*>(to), from, bytes);
     return SUCCESS;
 }
 EXPORT int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* given) {
-    ready();
+    idle();
     rule(given == &stream && inside(from, bytes), "a copy from memory that was not allocated");
     memcpy(to, reinterpret_cast<const void*>(from), bytes);
     return SUCCESS;
@@ -252,12 +263,27 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
                           void** arguments, void** extra) {
     ready();
     rule(given == &stream && !extra, "a launch on no stream");
-    const unsigned grid[3] = {x, y, z}, block[3] = {block_x, block_y, block_z};
     const auto& known = *static_cast<Function*>(function);
-    const Kernels& library = known.f16 ? kernels_f16() : kernels();
-    const char* error =
-        library.launch(known.name.c_str(), grid, block, shared, arguments, launches++);
-    if (error) broken(error);
+    // Arguments are copied here: a captured launch keeps those that it was given.
+    std::vector<u64> values;
+    for (void** argument = arguments; *argument; argument++) {
+        values.push_back(*static_cast<u64*>(*argument));
+    }
+    const auto run = [=, &known]() mutable {
+        const unsigned grid[3] = {x, y, z}, block[3] = {block_x, block_y, block_z};
+        const Kernels& library = known.f16 ? kernels_f16() : kernels();
+        std::vector<void*> pointers;
+        for (u64& value : values) pointers.push_back(&value);
+        const char* error =
+            library.launch(known.name.c_str(), grid, block, shared, pointers.data(), launches++);
+        if (error) broken(error);
+    };
+    if (capturing) {
+        capturing->push_back(run);
+    } else {
+        auto now = run;
+        now();
+    }
     return SUCCESS;
 }
 EXPORT int cuEventCreate(void** event, unsigned flags) {
@@ -268,14 +294,59 @@ EXPORT int cuEventCreate(void** event, unsigned flags) {
     *event = made;
     return SUCCESS;
 }
-EXPORT int cuEventRecord(void* event, void* given) {
-    ready();
-    auto* known = static_cast<Event*>(event);
-    rule(events.count(known) && given == &stream, "no such event");
+static void passed(Event* event) {
+    rule(events.count(event), "no such event");
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    known->passed = true;
-    known->milliseconds = static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+    event->passed = true;
+    event->milliseconds = static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+}
+EXPORT int cuEventRecord(void* event, void* given) {
+    idle();
+    rule(given == &stream, "no such stream");
+    passed(static_cast<Event*>(event));
+    return SUCCESS;
+}
+EXPORT int cuEventRecordWithFlags(void* event, void* given, unsigned flags) {
+    ready();
+    rule(capturing && given == &stream && flags == 1, "a record that no graph would tell");
+    capturing->push_back([event] { passed(static_cast<Event*>(event)); });
+    return SUCCESS;
+}
+EXPORT int cuStreamBeginCapture_v2(void* given, int mode) {
+    idle();
+    rule(given == &stream && mode == 1, "a capture that other threads could break");
+    capturing = new Graph;
+    graphs.insert(capturing);
+    return SUCCESS;
+}
+EXPORT int cuStreamEndCapture(void* given, void** graph) {
+    ready();
+    rule(capturing && given == &stream, "nothing is captured");
+    *graph = capturing;
+    capturing = nullptr;
+    return SUCCESS;
+}
+EXPORT int cuGraphInstantiateWithFlags(void** executable, void* graph, u64 flags) {
+    idle();
+    rule(graphs.count(static_cast<Graph*>(graph)) && flags == 0, "no such graph");
+    auto* made = new Graph(*static_cast<Graph*>(graph));
+    graphs.insert(made);
+    *executable = made;
+    return SUCCESS;
+}
+static int destroyed(void* graph) {
+    auto* known = static_cast<Graph*>(graph);
+    rule(graphs.erase(known), "no such graph");
+    delete known;
+    return SUCCESS;
+}
+EXPORT int cuGraphDestroy(void* graph) { return destroyed(graph); }
+EXPORT int cuGraphExecDestroy(void* executable) { return destroyed(executable); }
+EXPORT int cuGraphLaunch(void* executable, void* given) {
+    idle();
+    rule(graphs.count(static_cast<Graph*>(executable)) && given == &stream, "no such graph");
+    for (auto& node : *static_cast<Graph*>(executable)) node();
     return SUCCESS;
 }
 EXPORT int cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {

@@ -1,7 +1,7 @@
 //! Whole engines on the host shim: batched, chunked, cached and preempted, every token is the one
 //! that the CPU backend's logits say, or tied with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use gemba::backend::Sampling;
@@ -9,7 +9,7 @@ use gemba::cost::{Kernel, Technique, Techniques};
 use gemba::engine::{Answer, Engine, Order, States, Turn, Verdict, limits};
 use gemba::event::{Arrival, Clock, Fact, Fate, Outcome, RequestId, WallClock};
 use gemba::model::{Model, Precision, open};
-use gemba::schedule::{Options, Outlook};
+use gemba::schedule::{Options, Outlook, Scheduling};
 use gemba::unit::Nanos;
 
 #[path = "../engine/facts.rs"]
@@ -198,7 +198,7 @@ fn whatever_is_switched_off_the_tokens_are_the_same() {
         let excess =
             |facts: &Facts| facts.launches.iter().map(|launch| launch.excess_bytes.0).sum::<u64>();
         // Contexts of one piece leave nothing to save, nor do weights that are 16 bits already.
-        let idle = [Technique::SplitKv, Technique::FusedDequantize];
+        let idle = [Technique::SplitKv, Technique::FusedDequantize, Technique::Graphs];
         let same = idle.iter().any(|idle| techniques == Techniques::ALL.without(*idle));
         assert_eq!(excess(&facts) > excess(&fused), !same, "{techniques:?}");
         let of = |kernel: Kernel| {
@@ -207,6 +207,34 @@ fn whatever_is_switched_off_the_tokens_are_the_same() {
         };
         let rope = techniques.has(Technique::FusedRope);
         assert_eq!((of(Kernel::RopeAppend) > 0, of(Kernel::KvAppend) > 0), (rope, !rope));
+    }
+}
+
+#[test]
+fn decode_steps_are_filled_up_and_the_tokens_are_the_same() {
+    let folder = vectors("llama-gqa");
+    let model = open(folder.to_str().unwrap(), 0).unwrap();
+    for (what, change) in [
+        ("continuous", (|_| ()) as fn(&mut Options)),
+        ("preempted", |options| options.memory.kv_blocks = 7),
+        ("static", |options| options.batching.scheduling = Scheduling::Static),
+    ] {
+        let (answers, facts) = play(&model, Precision::F16, change);
+        let launched = |facts: &Facts| -> BTreeSet<u32> {
+            let decoded = facts.steps.iter().filter(|step| step.rows_prefill == 0);
+            decoded.map(|step| step.rows_decode + step.rows_ownerless).collect()
+        };
+        assert!(launched(&facts).contains(&3), "{what}: {:?}", launched(&facts));
+        let (found, filled) = play(&model, Precision::F16, |options| {
+            change(options);
+            options.batching.decode_buckets = true;
+        });
+        assert_eq!(found, answers, "{what}");
+        // At most five at once: the last bucket is five.
+        let rows = launched(&filled);
+        assert!(rows.is_subset(&BTreeSet::from([1, 2, 4, 5])), "{what}: {rows:?}");
+        let padding = |facts: &Facts| facts.rows_of(Fate::Padding);
+        assert!(padding(&filled) > padding(&facts), "{what}");
     }
 }
 

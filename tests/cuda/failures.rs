@@ -77,6 +77,23 @@ fn a_lost_device_is_said_at_the_latest_when_the_step_ends() {
 }
 
 #[test]
+fn a_device_that_is_lost_while_a_graph_is_made_or_runs_is_said_too() {
+    // 21 launches are captured, 8 for each of 2 layers and 5 around them, and then replayed as one.
+    for lost_at in 0..22 {
+        let tape = Rc::new(Tape::default());
+        let mut cuda = load(&tape, 1 << 30).unwrap();
+        tape.lost_at.set(Some(lost_at));
+        let mut sequence = Sequence { done: 3, ..Sequence::new(&tokens(9, 1, 300), 0..2) };
+        let mut decode = || step(&mut cuda, &mut [(&mut sequence, 1)], Sampling::GREEDY);
+        let said = decode().err().or_else(|| decode().err()).map(|error| error.to_string());
+        assert!(
+            said.as_ref().is_some_and(|said| said.contains("ECC")),
+            "launch {lost_at}: {said:?}"
+        );
+    }
+}
+
+#[test]
 fn a_run_on_a_device_that_is_lost_leaves_a_readable_folder() {
     let workload = Workload {
         name: "test".to_owned(),
@@ -97,7 +114,7 @@ fn a_run_on_a_device_that_is_lost_leaves_a_readable_folder() {
     options.engine.batching.max_num_seqs = 4;
     options.preparation.warm_up = false;
     let (model, tape, clock) = (small(|_| ()), Rc::new(Tape::default()), WallClock::start());
-    tape.lost_at.set(Some(200));
+    tape.lost_at.set(Some(40));
     let load = || {
         let options = Options {
             precision: Precision::Q8_0.into(),

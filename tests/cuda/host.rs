@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use gemba::backend::cuda::{
-    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Program,
+    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
 };
 use gemba::unit::Nanos;
 
@@ -23,6 +23,16 @@ pub struct Host {
     events: RefCell<Vec<Option<Nanos>>>,
     /// Decides the order of the next launch's blocks and threads.
     seed: Cell<u64>,
+    /// What is being written down, and what was.
+    capturing: RefCell<Option<Vec<Noted>>>,
+    graphs: RefCell<Vec<Vec<Noted>>>,
+}
+
+/// What a graph holds.
+#[derive(Clone, Copy)]
+enum Noted {
+    Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
+    Record(Event),
 }
 
 impl Host {
@@ -50,6 +60,19 @@ impl Host {
             start: Instant::now(),
             events: RefCell::default(),
             seed: Cell::new(0),
+            capturing: RefCell::default(),
+            graphs: RefCell::default(),
+        }
+    }
+
+    /// Writes it down instead of doing it, if launches are written down.
+    fn noted(&self, noted: Noted) -> bool {
+        match &mut *self.capturing.borrow_mut() {
+            Some(graph) => {
+                graph.push(noted);
+                true
+            }
+            None => false,
         }
     }
 
@@ -137,6 +160,9 @@ impl Driver for Host {
         block: u32,
         arguments: &Arguments,
     ) -> Result<(), DriverError> {
+        if self.noted(Noted::Launch { function, grid, block, arguments: *arguments }) {
+            return Ok(());
+        }
         let name = &self.functions[function.0 as usize];
         let arguments = arguments
             .values()
@@ -155,6 +181,9 @@ impl Driver for Host {
     }
 
     fn record(&self, event: Event) -> Result<(), DriverError> {
+        if self.noted(Noted::Record(event)) {
+            return Ok(());
+        }
         self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
         Ok(())
     }
@@ -165,6 +194,33 @@ impl Driver for Host {
             events[event.0 as usize].ok_or_else(|| failed("elapsed", "not recorded".to_owned()))
         };
         Ok(Nanos(at(to)?.0.checked_sub(at(from)?.0).unwrap()))
+    }
+
+    fn begin_capture(&self) -> Result<(), DriverError> {
+        *self.capturing.borrow_mut() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Graph, DriverError> {
+        let missing = || failed("end_capture", "none was begun".to_owned());
+        let mut graphs = self.graphs.borrow_mut();
+        graphs.push(self.capturing.take().ok_or_else(missing)?);
+        Ok(Graph(graphs.len() as u64 - 1))
+    }
+
+    fn replay(&self, graph: Graph) -> Result<(), DriverError> {
+        let noted = self.graphs.borrow()[graph.0 as usize].clone();
+        noted.into_iter().try_for_each(|noted| match noted {
+            Noted::Launch { function, grid, block, arguments } => {
+                self.launch(function, grid, block, &arguments)
+            }
+            Noted::Record(event) => self.record(event),
+        })
+    }
+
+    fn forget(&self, graph: Graph) -> Result<(), DriverError> {
+        self.graphs.borrow_mut()[graph.0 as usize].clear();
+        Ok(())
     }
 
     fn wait(&self) -> Result<(), DriverError> {

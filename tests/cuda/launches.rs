@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gemba::backend::cuda::{Cuda, Options};
-use gemba::backend::{Backend, Limits, Sampling};
-use gemba::cost::Techniques;
+use gemba::backend::{Backend, Limits, Mask, Op, Sampling, SequenceRows, StepInputs};
+use gemba::cost::{Technique, Techniques};
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision};
 
@@ -78,6 +78,107 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
     ];
     let expected = expected.map(|(name, grid, block)| (name.to_owned(), grid, block));
     assert_eq!(tape.launched(), expected);
+}
+
+/// What was asked between the copy of the inputs and the copies of the results, but for events.
+fn between(asked: &[Asked]) -> Vec<&Asked> {
+    asked
+        .iter()
+        .filter(|asked| !matches!(asked, Asked::Write(..) | Asked::Read(..) | Asked::Record(_)))
+        .collect()
+}
+
+#[test]
+fn a_decode_step_is_captured_once_and_asked_for_as_a_whole_from_then_on() {
+    let model = small(|shape| (shape.layers, shape.context) = (1, 2048));
+    let limits = Limits { kv_blocks: 128, ..LIMITS };
+    let (mut cuda, tape) = load(&model, Precision::Q8_0, limits);
+    let text = tokens(400, 3, 300);
+    let mut one = Sequence { done: 30, ..Sequence::new(&text, 0..20) };
+    let mut two = Sequence { done: 20, ..Sequence::new(&text, 30..50) };
+    let mut decode = |one: &mut Sequence, two: &mut Sequence| {
+        tape.asked.take();
+        let said = step(&mut cuda, &mut [(one, 1), (two, 1)], Sampling::GREEDY).unwrap();
+        // 12 operations one behind another, however they were asked for. Of a step that takes the
+        // host no time the last ones end when it does.
+        assert_eq!(said.spans.len(), 12);
+        assert!(said.spans.is_sorted_by(|a, b| a.start <= a.end && a.end <= b.start));
+        tape.asked.take()
+    };
+    let first = decode(&mut one, &mut two);
+    let [Asked::BeginCapture, launches @ .., Asked::EndCapture(graph), replay, Asked::Wait] =
+        &between(&first)[..]
+    else {
+        panic!("{first:?}")
+    };
+    assert!(launches.iter().all(|asked| matches!(asked, Asked::Launch { .. })), "{launches:?}");
+    assert_eq!((launches.len(), *replay), (13, &Asked::Replay(*graph)));
+    // Every event is the graph's but the one that the others are counted from, before it.
+    let begun = first.iter().rposition(|asked| matches!(asked, Asked::Record(_))).unwrap();
+    assert_eq!(first[begun + 1], Asked::Replay(*graph));
+    let again = decode(&mut one, &mut two);
+    assert_eq!(between(&again), [&Asked::Replay(*graph), &Asked::Wait]);
+    assert_eq!(again.iter().filter(|asked| matches!(asked, Asked::Record(_))).count(), 1);
+
+    // A context of a second piece is another form, and so is another number of rows.
+    one.done = 300;
+    let longer = decode(&mut one, &mut two);
+    let combined =
+        |asked: &Asked| matches!(asked, Asked::Launch { kernel, .. } if kernel == "attn_combine");
+    assert!(longer.iter().any(combined) && !first.iter().any(combined));
+    one.done = 40;
+    assert_eq!(between(&decode(&mut one, &mut two)), [&Asked::Replay(*graph), &Asked::Wait]);
+}
+
+#[test]
+fn what_is_no_whole_decode_step_that_chooses_freely_runs_launch_by_launch() {
+    let model = small(|shape| shape.layers = 1);
+    let text = tokens(90, 3, 300);
+    let captured = |tape: &Tape| tape.asked.take().contains(&Asked::BeginCapture);
+    for (techniques, graphs) in [
+        (Techniques::ALL, true),
+        (Techniques::ALL.without(Technique::SplitKv), true),
+        (Techniques::ALL.without(Technique::FusedSampling), true),
+        (Techniques::ALL.without(Technique::FusedAttention), false),
+        (Techniques::ALL.without(Technique::Graphs), false),
+        (Techniques::NONE, false),
+    ] {
+        let (mut cuda, tape) = load_with(&model, Precision::Q8_0, LIMITS, techniques);
+        let mut one = Sequence { done: 30, ..Sequence::new(&text, 0..8) };
+        step(&mut cuda, &mut [(&mut one, 1)], Sampling::GREEDY).unwrap();
+        assert_eq!(captured(&tape), graphs, "{techniques:?}");
+    }
+    let (mut cuda, tape) = load(&model, Precision::Q8_0, LIMITS);
+    let (mut one, mut many) = (Sequence::new(&text, 0..8), Sequence::new(&text, 8..16));
+    step(&mut cuda, &mut [(&mut one, 1), (&mut many, 70)], Sampling::GREEDY).unwrap();
+    assert!(!captured(&tape), "a prompt in the step");
+    let allowed = vec![u32::MAX; Mask::words(300)];
+    let mut inputs = StepInputs {
+        tokens: &[5],
+        sequences: &[SequenceRows { rows: 0..1, context: 4, blocks: &[0] }],
+        logits_rows: &[0],
+        sampling: &[Sampling::GREEDY],
+        masks: &[Mask { row: 0, allowed: &allowed }],
+    };
+    let mut run = |inputs: &StepInputs<'_>, ops: &[Op]| {
+        cuda.begin_step(inputs).unwrap();
+        ops.iter().for_each(|op| cuda.launch(*op).unwrap());
+        cuda.end_step(&mut Vec::new(), &mut Vec::new()).unwrap();
+        tape.asked.take()
+    };
+    assert!(!run(&inputs, &[Op::Embed, Op::Sample]).contains(&Asked::BeginCapture), "a mask");
+    inputs.masks = &[];
+    // A part of a step is not taken for another part of one of its form.
+    let first = run(&inputs, &[Op::Embed, Op::Sample]);
+    let graph = first.iter().find_map(|asked| match asked {
+        Asked::EndCapture(graph) => Some(*graph),
+        _ => None,
+    });
+    let other = run(&inputs, &[Op::Embed]);
+    assert!(other.contains(&Asked::BeginCapture), "{other:?}");
+    assert!(other.contains(&Asked::Forget(graph.unwrap())), "{other:?}");
+    let none = run(&inputs, &[]);
+    assert!(!none.iter().any(|asked| matches!(asked, Asked::Replay(_))), "{none:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gemba::backend::cuda::{
-    Address, Arguments, Card, Driver, DriverError, Event, Function, Program,
+    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
 };
 use gemba::unit::Nanos;
 
@@ -19,6 +19,10 @@ pub enum Asked {
     Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
     NewEvent,
     Record(Event),
+    BeginCapture,
+    EndCapture(Graph),
+    Replay(Graph),
+    Forget(Graph),
     Wait,
 }
 
@@ -71,6 +75,9 @@ pub struct Recorded {
     /// The device's clock: every event later than the one before.
     clock: Cell<u64>,
     recorded: RefCell<Vec<u64>>,
+    /// Events that are being written down, and those of each graph.
+    capturing: RefCell<Option<Vec<Event>>>,
+    graphs: RefCell<Vec<Vec<Event>>>,
 }
 
 impl Recorded {
@@ -92,11 +99,23 @@ impl Recorded {
             events: Cell::new(0),
             clock: Cell::new(0),
             recorded: RefCell::default(),
+            capturing: RefCell::default(),
+            graphs: RefCell::default(),
         }
     }
 
     fn note(&self, asked: Asked) {
         self.tape.asked.borrow_mut().push(asked);
+    }
+
+    /// What would not be written down but done, or refused, if it came now.
+    fn not_capturing(&self) {
+        assert!(self.capturing.borrow().is_none(), "asked while launches are written down");
+    }
+
+    fn pass(&self, event: Event) {
+        self.clock.set(self.clock.get() + 10);
+        self.recorded.borrow_mut()[event.0 as usize] = self.clock.get();
     }
 }
 
@@ -111,6 +130,7 @@ impl Driver for Recorded {
     }
 
     fn allocate(&self, bytes: u64) -> Result<Address, DriverError> {
+        self.not_capturing();
         self.note(Asked::Allocate(bytes));
         let at = self.tape.allocations.get();
         self.tape.allocations.set(at + 1);
@@ -129,12 +149,14 @@ impl Driver for Recorded {
 
     fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
         self.tape.lost()?;
+        self.not_capturing();
         self.note(Asked::Write(to, bytes.len()));
         Ok(())
     }
 
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
         self.tape.lost()?;
+        self.not_capturing();
         self.note(Asked::Read(from, bytes.len()));
         bytes.fill(0);
         Ok(())
@@ -176,8 +198,10 @@ impl Driver for Recorded {
     fn record(&self, event: Event) -> Result<(), DriverError> {
         self.tape.lost()?;
         self.note(Asked::Record(event));
-        self.clock.set(self.clock.get() + 10);
-        self.recorded.borrow_mut()[event.0 as usize] = self.clock.get();
+        match &mut *self.capturing.borrow_mut() {
+            Some(events) => events.push(event),
+            None => self.pass(event),
+        }
         Ok(())
     }
 
@@ -187,8 +211,41 @@ impl Driver for Recorded {
         Ok(Nanos(recorded[to.0 as usize] - recorded[from.0 as usize]))
     }
 
+    fn begin_capture(&self) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.not_capturing();
+        self.note(Asked::BeginCapture);
+        *self.capturing.borrow_mut() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Graph, DriverError> {
+        self.tape.lost()?;
+        let mut graphs = self.graphs.borrow_mut();
+        let graph = Graph(graphs.len() as u64);
+        graphs.push(self.capturing.take().unwrap());
+        self.note(Asked::EndCapture(graph));
+        Ok(graph)
+    }
+
+    fn replay(&self, graph: Graph) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.not_capturing();
+        self.tape.launches.set(self.tape.launches.get() + 1);
+        self.note(Asked::Replay(graph));
+        self.graphs.borrow()[graph.0 as usize].iter().for_each(|event| self.pass(*event));
+        Ok(())
+    }
+
+    fn forget(&self, graph: Graph) -> Result<(), DriverError> {
+        self.note(Asked::Forget(graph));
+        self.graphs.borrow_mut()[graph.0 as usize].clear();
+        Ok(())
+    }
+
     fn wait(&self) -> Result<(), DriverError> {
         self.tape.lost()?;
+        self.not_capturing();
         self.note(Asked::Wait);
         Ok(())
     }

@@ -10,7 +10,8 @@ use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::{Bytes, Nanos};
 
-use super::driver::{Address, Driver, Event};
+use super::driver::{Address, Driver, DriverError, Event};
+use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::Kernels;
 use super::plan::Plan;
@@ -47,8 +48,10 @@ pub struct Cuda {
     pub(super) step: Step,
     /// The first launch of a step, and the beginning and end of each.
     begun: Event,
-    events: Vec<[Event; 2]>,
-    launched: usize,
+    pub(super) events: Vec<[Event; 2]>,
+    /// The operations of the step so far.
+    pub(super) ops: Vec<Op>,
+    pub(super) graphs: Graphs,
     /// The host's time just before the first launch.
     anchor: Nanos,
     /// What is read back of a step's tokens.
@@ -96,9 +99,9 @@ impl Cuda {
         let cache = (0..shape.layers)
             .map(|_| Ok([take(pool - scales)?, take(pool - scales)?, take(scales)?, take(scales)?]))
             .collect::<Result<Vec<_>, DeviceError>>()?;
-        let (of_layer, others) = match plan.techniques {
-            Techniques::ALL => (LAYER_OPS, OTHER_OPS),
-            _ => (UNFUSED_LAYER_OPS, UNFUSED_OTHER_OPS),
+        let (of_layer, others) = match plan.techniques.fused() {
+            true => (LAYER_OPS, OTHER_OPS),
+            false => (UNFUSED_LAYER_OPS, UNFUSED_OTHER_OPS),
         };
         let ops = of_layer * shape.layers as usize + others;
         let event = || driver.event().map_err(DeviceError::from);
@@ -125,8 +128,9 @@ impl Cuda {
             rooms,
             step,
             begun,
+            ops: Vec::with_capacity(events.len()),
             events,
-            launched: 0,
+            graphs: Graphs::default(),
             anchor: Nanos::ZERO,
             chosen: vec![0; 4 * plan.limits.logits_rows as usize],
             logits: OnceCell::new(),
@@ -134,6 +138,20 @@ impl Cuda {
             plan,
             driver,
         })
+    }
+
+    /// The device begins with the step: times of its operations count from here.
+    pub(super) fn begin(&mut self) -> Result<(), DriverError> {
+        // The device comes to the event after this, so that no span begins before its launch.
+        self.anchor = self.clock.now();
+        self.driver.record(self.begun)
+    }
+
+    /// Launches `op` between two events.
+    pub(super) fn run_between(&self, op: Op, [start, end]: [Event; 2]) -> Result<(), DriverError> {
+        self.driver.record(start)?;
+        self.run(op)?;
+        self.driver.record(end)
     }
 
     /// The words that the device wrote for each row that asked for logits.
@@ -193,7 +211,7 @@ impl Backend for Cuda {
     }
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
-        self.launched = 0;
+        self.ops.clear();
         self.logits.take();
         self.step.take(&*self.driver, inputs)
     }
@@ -203,20 +221,19 @@ impl Backend for Cuda {
             let what = format!("{op:?} of a model of {} layers", self.shape.layers);
             return Err(DeviceError::Limits(what));
         }
-        let Some([start, end]) = self.events.get(self.launched).copied() else {
+        let Some(&events) = self.events.get(self.ops.len()) else {
             let most = self.events.len();
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
         };
-        if self.launched == 0 {
-            // The device comes to the event after this, so that no span begins before its launch.
-            self.anchor = self.clock.now();
-            self.driver.record(self.begun)?;
+        self.ops.push(op);
+        if self.step.placed.form.is_some() {
+            // They are asked for as a whole when all are known.
+            return Ok(());
         }
-        self.launched += 1;
-        self.driver.record(start)?;
-        self.run(op)?;
-        self.driver.record(end)?;
-        Ok(())
+        if self.ops.len() == 1 {
+            self.begin()?;
+        }
+        Ok(self.run_between(op, events)?)
     }
 
     fn end_step(
@@ -224,6 +241,9 @@ impl Backend for Cuda {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError> {
+        if let Some(form) = self.step.placed.form.filter(|_| !self.ops.is_empty()) {
+            self.run_form(form)?;
+        }
         self.driver.wait()?;
         let now = self.clock.now();
         let [tokens, logprobs, _] = self.rooms.chosen;
@@ -233,7 +253,7 @@ impl Backend for Cuda {
         for (sampled, logprob) in sampled[first..].iter_mut().zip(self.words(logprobs)?) {
             sampled.logprob = f32::from_le_bytes(*logprob);
         }
-        for [start, end] in &self.events[..self.launched] {
+        for [start, end] in &self.events[..self.ops.len()] {
             let at = |event| -> Result<Nanos, DeviceError> {
                 // The card's clock is not the host's: it may run a little faster.
                 Ok((self.anchor + self.driver.elapsed(self.begun, event)?).min(now))

@@ -28,6 +28,10 @@ pub struct Function(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Event(pub u64);
 
+/// Launches and records that were written down and can be asked for as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Graph(pub u64);
+
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
@@ -152,8 +156,8 @@ impl Arguments {
 ///
 /// Duties of an implementor:
 /// 1. Work is done in the order it was asked for. What a call enqueues may run after it returned.
-/// 2. Memory, functions and events live as long as the driver; [`Driver::free`] ends memory
-///    sooner, when all work before it is done.
+/// 2. Memory, functions, events and graphs live as long as the driver; [`Driver::free`] and
+///    [`Driver::forget`] end memory and graphs sooner, when all work before them is done.
 /// 3. A failure of enqueued work is said by a later call, at the latest by [`Driver::wait`].
 pub trait Driver {
     /// The device.
@@ -231,6 +235,31 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if one has not passed, or the device is lost.
     fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError>;
+
+    /// From now on launches and records are written down and not done. Nothing else may be asked
+    /// until [`Driver::end_capture`].
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    fn begin_capture(&self) -> Result<(), DriverError>;
+
+    /// What was written down. Arguments are as they were; what lies at their addresses may change.
+    ///
+    /// # Errors
+    /// [`DriverError::OutOfMemory`], or [`DriverError::Failed`] if the device is lost.
+    fn end_capture(&self) -> Result<Graph, DriverError>;
+
+    /// Enqueues all that a graph holds, in its order.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if there is no such graph or the device is lost.
+    fn replay(&self, graph: Graph) -> Result<(), DriverError>;
+
+    /// Ends a graph.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    fn forget(&self, graph: Graph) -> Result<(), DriverError>;
 
     /// Waits for all work.
     ///

@@ -62,10 +62,7 @@ impl Program {
     /// elements.
     pub(super) fn all(activation: Activation, head_dim: u32, techniques: Techniques) -> Vec<Self> {
         let of_heads = |file: &str| ["attn_decode.cu", "attn_prefill.cu"].contains(&file);
-        let unfused = match techniques {
-            Techniques::ALL => &[],
-            _ => UNFUSED,
-        };
+        let unfused = if techniques.fused() { &[] } else { UNFUSED };
         SOURCES
             .iter()
             .chain(unfused)

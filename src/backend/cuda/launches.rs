@@ -1,7 +1,7 @@
 //! What is launched for each operation of a step.
 
 use crate::backend::{DeviceError, Norm, Op, Projection};
-use crate::cost::{Technique, Techniques};
+use crate::cost::Technique;
 use crate::model::Shape;
 
 use super::device::Cuda;
@@ -53,9 +53,9 @@ impl Kernels {
                 find(format!("gemm_{multiplied}{form}"))?,
             ])
         };
-        let unfused = match plan.techniques {
-            Techniques::ALL => None,
-            _ => Some(Unfused::of(&find, format, kv)?),
+        let unfused = match plan.techniques.fused() {
+            true => None,
+            false => Some(Unfused::of(&find, format, kv)?),
         };
         Ok(Self {
             embed: find(format!("embed_{format}"))?,

@@ -7,7 +7,11 @@
 //! [`open`] gives the one that speaks to a card; tests bring one that runs the same kernels on a
 //! host, and one that only writes down what it is asked.
 //!
-//! The duties of [`Backend`](super::Backend) are kept, with one exception, in duty 5: a row does
+//! Steps of decoded rows alone are captured once for each form and replayed as a whole from then
+//! on, with the events between their kernels.
+//!
+//! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
+//! graph is made when its form is first met. In duty 5: a row does
 //! not depend on the other rows of its step *within one kernel*, but which kernel multiplies and
 //! attends depends on how many there are. Products of up to 16 rows, of 17 to 64 and of more sum
 //! in three different orders, and a row that is decoded attends in another order than one that is
@@ -16,6 +20,7 @@
 
 mod device;
 mod driver;
+mod graphs;
 mod image;
 mod launches;
 mod layout;
@@ -32,7 +37,7 @@ mod unfused;
 mod weights;
 
 pub use device::{Cuda, Options};
-pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function};
+pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
 pub use image::{Activation, Program};
 pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachine, look};
 pub use nvidia::{OpenError, open};

@@ -1,6 +1,6 @@
 //! NVIDIA's driver.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function};
+use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
@@ -138,6 +138,9 @@ struct Nvidia {
     modules: RefCell<Vec<sys::CUmodule>>,
     allocated: RefCell<BTreeSet<Address>>,
     events: RefCell<Vec<sys::CUevent>>,
+    /// None where one was forgotten.
+    graphs: RefCell<Vec<Option<sys::CUgraphExec>>>,
+    capturing: Cell<bool>,
 }
 
 impl Nvidia {
@@ -166,6 +169,8 @@ impl Nvidia {
             modules: RefCell::default(),
             allocated: RefCell::default(),
             events: RefCell::default(),
+            graphs: RefCell::default(),
+            capturing: Cell::new(false),
         })
     }
 
@@ -183,6 +188,9 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
+            for graph in self.graphs.get_mut().drain(..).flatten() {
+                sys::cuGraphExecDestroy(graph);
+            }
             for event in self.events.get_mut().drain(..) {
                 sys::cuEventDestroy_v2(event);
             }
@@ -306,7 +314,14 @@ impl Driver for Nvidia {
 
     fn record(&self, event: Event) -> Result<(), DriverError> {
         let event = self.event_of(event)?;
-        // SAFETY: event and stream live as long as the driver.
+        if self.capturing.get() {
+            // Without the flag it would only order the graph's own nodes and tell no time.
+            let flags = sys::CUevent_record_flags_enum::CU_EVENT_RECORD_EXTERNAL as u32;
+            // SAFETY: event and stream live as long as the driver.
+            let result = unsafe { sys::cuEventRecordWithFlags(event, self.stream, flags) };
+            return said("cuEventRecordWithFlags", result);
+        }
+        // SAFETY: as above.
         said("cuEventRecord", unsafe { sys::cuEventRecord(event, self.stream) })
     }
 
@@ -317,6 +332,52 @@ impl Driver for Nvidia {
         let result = unsafe { sys::cuEventElapsedTime_v2(&raw mut milliseconds, from, to) };
         said("cuEventElapsedTime", result)?;
         Ok(Nanos((f64::from(milliseconds) * 1e6).round().max(0.0) as u64))
+    }
+
+    fn begin_capture(&self) -> Result<(), DriverError> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as the driver.
+        let result = unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) };
+        said("cuStreamBeginCapture", result)?;
+        self.capturing.set(true);
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Graph, DriverError> {
+        self.capturing.set(false);
+        let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream lives as long as the driver, and the place is ours.
+        let result = unsafe { sys::cuStreamEndCapture(self.stream, &raw mut graph) };
+        said("cuStreamEndCapture", result)?;
+        // SAFETY: the graph was just made, and is given back once; what is made of it stands by
+        // itself.
+        let result = unsafe {
+            let result = sys::cuGraphInstantiateWithFlags(&raw mut executable, graph, 0);
+            sys::cuGraphDestroy(graph);
+            result
+        };
+        said("cuGraphInstantiate", result)?;
+        let mut graphs = self.graphs.borrow_mut();
+        graphs.push(Some(executable));
+        Ok(Graph(graphs.len() as u64 - 1))
+    }
+
+    fn replay(&self, graph: Graph) -> Result<(), DriverError> {
+        let known = self.graphs.borrow().get(graph.0 as usize).copied().flatten();
+        let executable = known.ok_or_else(|| DriverError::Failed {
+            call: "cuGraphLaunch".to_owned(),
+            what: format!("there is no graph {}", graph.0),
+        })?;
+        // SAFETY: the graph was not given back, and the stream lives as long as the driver.
+        said("cuGraphLaunch", unsafe { sys::cuGraphLaunch(executable, self.stream) })
+    }
+
+    fn forget(&self, graph: Graph) -> Result<(), DriverError> {
+        let known = self.graphs.borrow_mut().get_mut(graph.0 as usize).and_then(Option::take);
+        let Some(executable) = known else { return Ok(()) };
+        self.wait()?;
+        // SAFETY: made by this driver, no work is under way, and given back once.
+        said("cuGraphExecDestroy", unsafe { sys::cuGraphExecDestroy(executable) })
     }
 
     fn wait(&self) -> Result<(), DriverError> {

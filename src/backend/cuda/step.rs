@@ -8,6 +8,7 @@ use crate::backend::{DeviceError, Mask, SequenceRows, StepInputs};
 use crate::cost::Technique;
 
 use super::driver::{Address, Driver};
+use super::graphs::Form;
 use super::plan::{Plan, TILE};
 use super::weights::allocate;
 
@@ -24,6 +25,8 @@ pub(super) struct Placed {
     pub tile_count: u32,
     /// Pieces of the longest context of a decoded row.
     pub pieces: u32,
+    /// What it has in common with others that launch the same, if it is of decoded rows alone.
+    pub form: Option<Form>,
     /// Entries from one sequence's block table to the next one's.
     pub table_stride: u32,
     pub tokens: Address,
@@ -106,6 +109,7 @@ impl Step {
             asked: inputs.logits_rows.len() as u32,
             ..Placed::default()
         };
+        placed.form = self.form(inputs, &placed);
         placed.tokens = self.put(inputs.tokens.iter().copied());
         self.place_sequences(inputs, &mut placed);
         placed.logits_rows = self.put(inputs.logits_rows.iter().copied());
@@ -117,6 +121,15 @@ impl Step {
         driver.write(self.room, &self.bytes)?;
         self.placed = placed;
         Ok(())
+    }
+
+    /// The form of a step of decoded rows that all ask for logits and choose freely.
+    fn form(&self, inputs: &StepInputs<'_>, placed: &Placed) -> Option<Form> {
+        let rows = placed.rows;
+        let decoded = placed.decodes == rows && placed.asked == rows && inputs.masks.is_empty();
+        let longest = inputs.sequences.iter().map(|sequence| sequence.context + 1).max()?;
+        let pieces = longest.div_ceil(self.plan.piece_tokens);
+        (self.plan.techniques.graphs() && decoded).then_some(Form { rows, pieces })
     }
 
     fn place_sequences(&mut self, inputs: &StepInputs<'_>, placed: &mut Placed) {
@@ -134,7 +147,14 @@ impl Step {
         // What lies behind a sequence's own end is not read.
         let needed = |context: u32, rows: usize| (context + rows as u32).div_ceil(tokens) as usize;
         let longest = inputs.sequences.iter().map(|s| needed(s.context, s.rows.len())).max();
-        let stride = longest.unwrap_or(0);
+        let stride = match placed.form {
+            // Everything lies at the same place in every step of a form.
+            Some(form) => {
+                let longest = form.pieces.saturating_mul(self.plan.piece_tokens);
+                longest.div_ceil(tokens).min(self.plan.blocks()) as usize
+            }
+            None => longest.unwrap_or(0),
+        };
         placed.table_stride = stride as u32;
         placed.tables = self.put(inputs.sequences.iter().flat_map(|sequence| {
             let blocks = &sequence.blocks[..needed(sequence.context, sequence.rows.len())];

@@ -22,6 +22,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         padding,
     ),
     Scenario::new(
+        Cause::Padding,
+        Rows,
+        Engine,
+        "Decode steps of three rows are filled up to four, for a device that replays graphs.",
+        filled_up,
+    ),
+    Scenario::new(
         Cause::RejectedDraft,
         Rows,
         Facts,
@@ -197,6 +204,13 @@ fn padding() -> Result<Planting, PlantError> {
     let prompts = (9 - 4) + (9 - 7);
     let answers = (6 - 2) + (6 - 1);
     Planting::new(&continuous.play()?, &batch.play()?, prompts + answers)
+}
+
+/// The first tokens come with the prompts, and each step behind them has a row of nobody.
+fn filled_up() -> Result<Planting, PlantError> {
+    let plain = Stage::of((0..3).map(|id| order(id, own(id, 8), 5)).collect());
+    let filled = plain.with(|stage| stage.options.batching.decode_buckets = true);
+    Planting::new(&plain.play()?, &filled.play()?, 4)
 }
 
 fn rejected_draft() -> Result<Planting, PlantError> {

@@ -243,11 +243,16 @@ impl EngineArgs {
         })
     }
 
-    /// The scheduler's switches for sequences of at most `longest` tokens.
+    /// The scheduler's switches for sequences of at most `longest` tokens on a device.
     ///
     /// # Errors
     /// [`Failure`] if they cannot work together.
-    pub fn options(&self, flags: Flags, longest: u32) -> Result<Options, Failure> {
+    pub(in crate::command) fn options(
+        &self,
+        flags: Flags,
+        device: DeviceName,
+        longest: u32,
+    ) -> Result<Options, Failure> {
         let usage = |message| flags.wrong(message);
         let (batching, memory) = (&self.batching, &self.memory);
         let scheduling: Scheduling =
@@ -272,6 +277,7 @@ impl EngineArgs {
                 max_num_batched_tokens: budget,
                 chunked_prefill: !batching.no_chunked_prefill,
                 window_ns: Nanos::from_secs_f64(milliseconds / 1e3),
+                decode_buckets: device != DeviceName::Cpu && self.techniques.on(device)?.graphs(),
             },
             memory: KvMemory {
                 kv_blocks: memory
@@ -343,7 +349,7 @@ mod tests {
         let message = |words: &[&str]| {
             let args = parse(words);
             let flags = Flags("serve");
-            let options = args.engine.options(flags, 256).map(|_| ());
+            let options = args.engine.options(flags, DeviceName::Cpu, 256).map(|_| ());
             let threads = args.engine.threads(flags).map(|_| ());
             let terms = args.terms.slo(flags, crate::workload::Slo::default()).map(|_| ());
             let price = args.terms.price(flags).map(|_| ());

@@ -105,7 +105,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     let model = model::open(&engine.model, seed)?;
     let workload = fitted(args, workload, model.shape().context)?;
     let longest = u32::try_from(workload.max_context_tokens()).unwrap_or(u32::MAX);
-    let switches = engine.options(FLAGS, longest)?;
+    let switches = engine.options(FLAGS, device, longest)?;
     let placement = engine.placement(FLAGS, device, &model, &switches)?;
     let options = SessionOptions {
         engine: switches,

@@ -209,7 +209,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
             format!("set --max-model-len: the model holds {context} tokens, found {longest}");
         return Err(Failure::new(message, Some("leave --max-model-len out to take the model's")));
     }
-    let switches = engine.options(FLAGS, longest)?;
+    let switches = engine.options(FLAGS, device, longest)?;
     let placement = engine.placement(FLAGS, device, &model, &switches)?;
     let folder = match &args.output_dir {
         Some(folder) => folder.clone(),

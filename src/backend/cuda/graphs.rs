@@ -1,0 +1,78 @@
+//! Steps that are written down once and asked for as a whole.
+//!
+//! A step of decoded rows alone launches the same kernels on the same grids with the same
+//! arguments as the last one of its form: only what lies at the addresses differs, and the copy of
+//! the step's inputs has put it there. So the host asks for one graph instead of some hundred
+//! launches. A form is met first with a capture, which takes about as long as a few steps; the
+//! scheduler fills decode steps up to few numbers of rows, so that there are few forms.
+
+use std::collections::HashMap;
+
+use crate::backend::{DeviceError, Op};
+
+use super::device::Cuda;
+use super::driver::{DriverError, Graph};
+
+/// The most forms that are kept. Those beyond run launch by launch.
+const MOST: usize = 512;
+
+/// What decides the launches of a step of decoded rows that all ask for logits, beside its
+/// operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Form {
+    /// Its rows.
+    pub rows: u32,
+    /// Pieces of the longest context.
+    pub pieces: u32,
+}
+
+/// The graphs of a device.
+#[derive(Default)]
+pub(super) struct Graphs {
+    kept: HashMap<Form, Kept>,
+}
+
+struct Kept {
+    /// The operations that were captured: a step may be a part of another one of its form.
+    ops: Vec<Op>,
+    graph: Graph,
+}
+
+impl Cuda {
+    /// Enqueues the operations of a step of this form, which were handed over before.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] if there is no room for a graph, [`DeviceError::Lost`] if the
+    /// device fails.
+    pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
+        let kept = self.graphs.kept.get(&form);
+        let graph = match kept {
+            Some(kept) if kept.ops == self.ops => kept.graph,
+            None if self.graphs.kept.len() >= MOST => {
+                self.begin()?;
+                return Ok(self.run_ops()?);
+            }
+            _ => self.capture(form)?,
+        };
+        self.begin()?;
+        Ok(self.driver.replay(graph)?)
+    }
+
+    fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
+        self.driver.begin_capture()?;
+        self.run_ops()?;
+        let graph = self.driver.end_capture()?;
+        let kept = Kept { ops: self.ops.clone(), graph };
+        if let Some(before) = self.graphs.kept.insert(form, kept) {
+            self.driver.forget(before.graph)?;
+        }
+        Ok(graph)
+    }
+
+    fn run_ops(&self) -> Result<(), DriverError> {
+        for (op, &[start, end]) in self.ops.iter().zip(&self.events) {
+            self.run_between(*op, [start, end])?;
+        }
+        Ok(())
+    }
+}
