@@ -45,17 +45,18 @@ impl Cuda {
     /// [`DeviceError::OutOfMemory`] if there is no room for a graph, [`DeviceError::Lost`] if the
     /// device fails.
     pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
-        let kept = self.graphs.kept.get(&form);
-        let graph = match kept {
-            Some(kept) if kept.ops == self.ops => kept.graph,
-            None if self.graphs.kept.len() >= MOST => {
-                self.begin()?;
-                return Ok(self.run_ops()?);
-            }
-            _ => self.capture(form)?,
+        let kept = &self.graphs.kept;
+        let graph = match kept.get(&form) {
+            Some(kept) if kept.ops == self.ops => Some(kept.graph),
+            None if kept.len() >= MOST => None,
+            _ => Some(self.capture(form)?),
         };
         self.begin()?;
-        Ok(self.driver.replay(graph)?)
+        let ran = match graph {
+            Some(graph) => self.driver.replay(graph),
+            None => self.run_ops(),
+        };
+        Ok(ran?)
     }
 
     fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
@@ -70,9 +71,7 @@ impl Cuda {
     }
 
     fn run_ops(&self) -> Result<(), DriverError> {
-        for (op, &[start, end]) in self.ops.iter().zip(&self.events) {
-            self.run_between(*op, [start, end])?;
-        }
-        Ok(())
+        let mut ops = self.ops.iter().zip(&self.events);
+        ops.try_for_each(|(op, events)| self.run_between(*op, *events))
     }
 }

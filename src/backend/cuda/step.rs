@@ -146,14 +146,16 @@ impl Step {
         }));
         // What lies behind a sequence's own end is not read.
         let needed = |context: u32, rows: usize| (context + rows as u32).div_ceil(tokens) as usize;
-        let longest = inputs.sequences.iter().map(|s| needed(s.context, s.rows.len())).max();
         let stride = match placed.form {
             // Everything lies at the same place in every step of a form.
             Some(form) => {
                 let longest = form.pieces.saturating_mul(self.plan.piece_tokens);
                 longest.div_ceil(tokens).min(self.plan.blocks()) as usize
             }
-            None => longest.unwrap_or(0),
+            None => {
+                let blocks = inputs.sequences.iter().map(|s| needed(s.context, s.rows.len()));
+                blocks.max().unwrap_or(0)
+            }
         };
         placed.table_stride = stride as u32;
         placed.tables = self.put(inputs.sequences.iter().flat_map(|sequence| {

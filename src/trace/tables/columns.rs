@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use polars::io::parquet::metadata::FileMetadataRef;
+use polars::io::parquet::read::FileMetadata;
 use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::*;
 
@@ -131,6 +134,24 @@ pub(super) fn check_origin(
     }
 }
 
+/// A table that is about to be read.
+pub(super) fn reader(path: &Path) -> Result<ParquetReader<File>, TraceError> {
+    let file = File::open(path).map_err(TraceError::io("read", path))?;
+    Ok(ParquetReader::new(file))
+}
+
+/// What a table says of itself but that words are categories: looking up the category of every
+/// row costs more than comparing the words as they lie in the file.
+pub(super) fn plain(
+    reader: &mut ParquetReader<File>,
+    path: &Path,
+) -> Result<FileMetadataRef, TraceError> {
+    let metadata = reader.get_metadata().map_err(failed("read", path))?;
+    let mut metadata = FileMetadata::clone(metadata);
+    metadata.key_value_metadata = None;
+    Ok(Arc::new(metadata))
+}
+
 /// Writes a small table of the run `run` beside its place and renames it.
 pub(super) fn write(path: &Path, columns: Columns, run: Option<&str>) -> Result<(), TraceError> {
     let write = failed("write", path);
@@ -152,9 +173,10 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     pub(super) fn read(path: &'a Path, run: Option<&str>) -> Result<Self, TraceError> {
-        let file = File::open(path).map_err(TraceError::io("read", path))?;
-        let mut reader = ParquetReader::new(file);
+        let mut reader = reader(path)?;
         check_origin(&mut reader, path, run)?;
+        let metadata = plain(&mut reader, path)?;
+        reader.set_metadata(metadata);
         let frame = reader.finish().map_err(failed("read", path))?;
         Ok(Self { path, frame })
     }
@@ -217,21 +239,6 @@ impl<'a> Table<'a> {
             TraceError::malformed(self.path, format!("column {name}: the word {word:?} is unknown"))
         };
         let series = self.column(name)?;
-        if let DataType::Enum(_, mapping) | DataType::Categorical(_, mapping) = series.dtype() {
-            let codes = series.to_physical_repr().cast(&DataType::UInt32).map_err(&read)?;
-            let codes = codes.u32().map_err(&read)?;
-            let most = codes.max().map_or(0, |code| code as usize + 1);
-            let known: Vec<Option<T>> =
-                (0..most as u32).map(|code| mapping.cat_to_str(code).and_then(&parse)).collect();
-            let word = |code: u32| {
-                let unknown = || unknown(mapping.cat_to_str(code).unwrap_or(""));
-                known[code as usize].ok_or_else(unknown)
-            };
-            return match codes.cont_slice() {
-                Ok(codes) => codes.iter().map(|code| word(*code)).collect(),
-                Err(_) => codes.iter().map(|code| word(code.ok_or_else(|| unknown(""))?)).collect(),
-            };
-        }
         let column = series.str().map_err(&read)?;
         let mut words = Vec::with_capacity(column.len());
         for array in column.downcast_iter() {

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use polars::io::parquet::metadata::FileMetadataRef;
-use polars::io::parquet::read::FileMetadata;
 use polars::io::parquet::write::BatchedWriter;
 use polars::polars_utils::compression::ZstdLevel;
 use polars::prelude::*;
 
 use super::super::run::{Launches, sorted_names};
 use super::super::{TraceError, plausible};
-use super::columns::{ABSENT, Columns, Table, Vocabulary, check_origin, failed, origin, present};
+use super::columns::{
+    ABSENT, Columns, Table, Vocabulary, check_origin, failed, origin, plain, present, reader,
+};
 use crate::event::{Driver, Dtype, KernelId, Launch, StepId};
 use crate::unit::{Bytes, Nanos, Ops, make_printable, printable};
 
@@ -171,8 +172,7 @@ pub(super) fn open(path: &Path, run: Option<&str>) -> Result<(Launches, Vec<Stri
 /// The rows of a table and the words that its column of kernels may hold, if the table says so,
 /// as ours do. Others are read through for them.
 fn declared(path: &Path, run: Option<&str>) -> Result<Option<(u64, Vec<String>)>, TraceError> {
-    let file = File::open(path).map_err(TraceError::io("read", path))?;
-    let mut reader = ParquetReader::new(file);
+    let mut reader = reader(path)?;
     check_origin(&mut reader, path, run)?;
     let rows = reader.num_rows().map_err(failed("read", path))?;
     let schema = reader.schema().map_err(failed("read", path))?;
@@ -194,24 +194,13 @@ pub(super) fn last_end(path: &Path) -> Result<Nanos, TraceError> {
     Ok(last)
 }
 
-/// What a table says of itself but that words are categories: looking up the category of every
-/// row costs more than comparing the words as they lie in the file.
-fn plain(path: &Path) -> Result<FileMetadataRef, TraceError> {
-    let file = File::open(path).map_err(TraceError::io("read", path))?;
-    let mut reader = ParquetReader::new(file);
-    let metadata = reader.get_metadata().map_err(failed("read", path))?;
-    let mut metadata = FileMetadata::clone(metadata);
-    metadata.key_value_metadata = None;
-    Ok(Arc::new(metadata))
-}
-
 /// Goes through one column and gives the number of rows.
 fn scan(
     path: &Path,
     column: &str,
     mut each: impl FnMut(&Table<'_>) -> Result<(), TraceError>,
 ) -> Result<u64, TraceError> {
-    let metadata = plain(path)?;
+    let metadata = plain(&mut reader(path)?, path)?;
     let mut at = 0;
     while at < metadata.num_rows {
         let table = slice(path, &metadata, at, Some(&[column]))?;
@@ -230,9 +219,8 @@ fn slice<'a>(
     at: usize,
     columns: Option<&[&str]>,
 ) -> Result<Table<'a>, TraceError> {
-    let file = File::open(path).map_err(TraceError::io("read", path))?;
     let columns = columns.map(|names| names.iter().map(|&name| name.to_owned()).collect());
-    let mut reader = ParquetReader::new(file);
+    let mut reader = reader(path)?;
     reader.set_metadata(Arc::clone(metadata));
     let frame = reader
         .with_columns(columns)
@@ -302,7 +290,7 @@ pub(in crate::trace) fn each_chunk<E: From<TraceError>>(
     std::thread::scope(|scope| {
         let (sender, chunks) = mpsc::sync_channel(1);
         scope.spawn(move || {
-            let metadata = match plain(path) {
+            let metadata = match reader(path).and_then(|mut reader| plain(&mut reader, path)) {
                 Ok(metadata) => metadata,
                 // A receiver that has gone has its error already.
                 Err(error) => return drop(sender.send(Err(error))),
