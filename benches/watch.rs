@@ -1,9 +1,10 @@
 //! What the dashboard costs a run: the same workload in pairs, with it and without it.
 //!
-//! `cargo bench --bench watch -- [PAIRS] [REQUESTS]` runs `gemba run` in a terminal that tmux
-//! holds, turn by turn with `--ui tui` and `--ui none`, and prints the processor time of the
-//! dashboard's thread as a share of one core, as the system counts it, and the time per output
-//! token of both halves. It stays on the first page, which is the dearest.
+//! `cargo bench --bench watch -- [PAIRS] [SPEEDUP]` runs `gemba run steady` in a terminal that
+//! tmux holds, turn by turn with `--ui tui` and `--ui none`, and prints the processor time of the
+//! dashboard's thread as a share of one core, as the system counts it, how many operations it
+//! booked in a second, and the time per output token of both halves. It stays on the first page,
+//! which is the dearest.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark says what it found")]
 
@@ -20,9 +21,9 @@ fn main() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let mut number =
         |otherwise: u64| words.next().and_then(|word| word.parse().ok()).unwrap_or(otherwise);
-    let (pairs, requests) = (number(4), number(120));
+    let (pairs, speedup) = (number(4), number(1));
     let dir = std::env::temp_dir().join(format!("gemba-watch-{}", std::process::id()));
-    let (mut shares, mut changes) = (Vec::new(), Vec::new());
+    let (mut shares, mut changes, mut launches) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..pairs {
         let place = |ui: &str| dir.join(format!("{pair}-{ui}"));
         let mut times = [0.0; 2];
@@ -30,7 +31,8 @@ fn main() {
         let order = if pair % 2 == 0 { ["none", "tui"] } else { ["tui", "none"] };
         for ui in order {
             let folder = place(ui);
-            let share = run(&folder, ui, requests);
+            let share = run(&folder, ui, speedup);
+            launches.push(launches_per_second(&folder));
             times[usize::from(ui == "tui")] = token_nanos(&folder);
             shares.extend(share);
         }
@@ -47,6 +49,8 @@ fn main() {
     let percent: Vec<String> =
         shares.iter().map(|share| format!("{:.3} %", share * 100.0)).collect();
     println!("the dashboard's thread, of one core: {}", percent.join(", "));
+    launches.sort_by(f64::total_cmp);
+    println!("operations booked in a second: {:.0}", launches[launches.len() / 2]);
     println!("median change of the time per token: {:+.2} %", changes[changes.len() / 2]);
     // Only measurements lie there.
     let _ = std::fs::remove_dir_all(&dir);
@@ -54,15 +58,14 @@ fn main() {
 
 /// Runs the workload in a terminal. Gives the share of a core that the dashboard's thread took
 /// while the workload played.
-fn run(folder: &Path, ui: &str, requests: u64) -> Option<f64> {
+fn run(folder: &Path, ui: &str, speedup: u64) -> Option<f64> {
     let name = format!("gemba-bench-{}", std::process::id());
     let tmux = |words: &[&str]| {
         let output = Command::new("tmux").args(["-u", "-L", &name]).args(words).output();
         String::from_utf8_lossy(&output.expect("tmux is installed").stdout).trim().to_owned()
     };
     let command = format!(
-        "exec {GEMBA} run steady --num-requests {requests} --speedup 2 --observer-pairs 0 \
-         --ui {ui} --output-dir {}",
+        "exec {GEMBA} run steady --speedup {speedup} --observer-pairs 0 --ui {ui} --output-dir {}",
         folder.display()
     );
     tmux(&["-f", "/dev/null", "new-session", "-d", "-s", "it", "-x", "120", "-y", "40", &command]);
@@ -117,7 +120,16 @@ fn thread_nanos(process: &str) -> Option<u64> {
 
 /// The mean time per output token after the first.
 fn token_nanos(folder: &Path) -> f64 {
+    summary(folder)["latency_ns"]["tpot"]["mean"].as_f64().expect("requests were delivered")
+}
+
+fn launches_per_second(folder: &Path) -> f64 {
+    let run = gemba::trace::Run::open(folder).expect("the run ended");
+    let window = run.header.window;
+    run.launches.len() as f64 / window.end_ns.saturating_sub(window.start_ns).as_secs_f64()
+}
+
+fn summary(folder: &Path) -> serde_json::Value {
     let json = std::fs::read(folder.join("summary.json")).expect("the run ended");
-    let summary: serde_json::Value = serde_json::from_slice(&json).expect("it is JSON");
-    summary["latency_ns"]["tpot"]["mean"].as_f64().expect("requests were delivered")
+    serde_json::from_slice(&json).expect("it is JSON")
 }

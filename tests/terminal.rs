@@ -91,11 +91,17 @@ impl Terminal {
         }
     }
 
-    /// The terminal is the shell's again: no second screen, and what is typed is echoed.
+    /// A flag of the terminal as tmux names it: 0 or 1.
+    fn flag(&self, name: &str) -> String {
+        let said = self.tmux(&["display-message", "-p", "-t", "it", &format!("#{{{name}}}")]);
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
+
+    /// The terminal is the shell's again: no second screen, no mouse, and what is typed is echoed.
     fn given_back(&self) {
         self.until("the shell is back", |screen| screen.trim_end().ends_with("ready>"));
-        let second = self.tmux(&["display-message", "-p", "-t", "it", "#{alternate_on}"]);
-        assert_eq!(String::from_utf8_lossy(&second.stdout).trim(), "0");
+        assert_eq!(self.flag("alternate_on"), "0");
+        assert_eq!(self.flag("mouse_any_flag"), "0");
         self.run("stty -a | tr ' ' '\\n' | grep -xE -- '-?(echo|icanon|isig);?' | tr '\\n' ' '");
         self.until("echo, lines and signals are on", |screen| {
             let line = screen.lines().rev().find(|line| line.contains("icanon"));
@@ -195,6 +201,33 @@ fn a_replay_seeks_halts_and_survives_a_storm_of_sizes() {
     terminal.until("the help goes", |screen| !screen.contains("replay: five seconds back"));
     terminal.key("Home");
     terminal.until("the beginning", |screen| screen.contains("replay halted"));
+    terminal.key("q");
+    terminal.given_back();
+}
+
+#[test]
+fn the_mouse_selects_while_it_is_asked_to() {
+    let Some(terminal) = Terminal::open("mouse", (100, 30)) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    recorded(dir.path());
+    terminal.run(&format!("{GEMBA} watch {} --at 9", dir.path().display()));
+    terminal.until("it is shown", |screen| screen.contains("books balance so far"));
+    terminal.key("3");
+    let selected = |screen: &str| -> Option<String> {
+        let line = screen.lines().find(|line| line.contains(" from arrival"))?;
+        Some(line.split(':').next()?.to_owned())
+    };
+    let first = terminal.until("a request is selected", |screen| selected(screen).is_some());
+    assert_eq!(terminal.flag("mouse_any_flag"), "0", "the terminal's own selection works");
+    terminal.key("m");
+    terminal.until("the mouse is taken", |_| terminal.flag("mouse_any_flag") == "1");
+    // As a terminal reports the wheel: down is 65, up is 64, at the tenth column of row five.
+    let wheel =
+        |code: u8| terminal.tmux(&["send-keys", "-t", "it", "-l", &format!("\x1b[<{code};10;5M")]);
+    wheel(65);
+    terminal.until("the next request is selected", |screen| selected(screen) != selected(&first));
+    wheel(64);
+    terminal.until("the first is selected again", |screen| selected(screen) == selected(&first));
     terminal.key("q");
     terminal.given_back();
 }

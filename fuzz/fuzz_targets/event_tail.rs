@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut facts = Vec::new();
     let followed = loop {
         match tail.poll(&mut facts) {
-            Ok(0) => break true,
-            Ok(_) => {}
+            Ok(false) => break true,
+            Ok(true) => {}
             Err(_) => break false,
         }
     };

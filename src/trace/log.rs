@@ -128,7 +128,7 @@ impl<R: Read> LogReader<R> {
             self.intact = false;
             return Ok(false);
         }
-        decode(&self.payload, self.offset, &self.path, facts)?;
+        decode(&self.payload, usize::MAX, self.offset, &self.path, facts)?;
         self.offset += 8 + length as u64;
         Ok(true)
     }
@@ -138,15 +138,18 @@ impl<R: Read> LogReader<R> {
     }
 }
 
-/// Appends the facts of a frame that begins at byte `offset`.
-pub(super) fn decode(
-    payload: &[u8],
+/// Appends facts of a frame that begins at byte `offset`, at most `most`; gives the bytes of the
+/// others.
+pub(super) fn decode<'a>(
+    payload: &'a [u8],
+    most: usize,
     offset: u64,
     path: &Path,
     facts: &mut Vec<Fact>,
-) -> Result<(), TraceError> {
+) -> Result<&'a [u8], TraceError> {
     let mut rest = payload;
-    while !rest.is_empty() {
+    let full = facts.len().saturating_add(most);
+    while !rest.is_empty() && facts.len() < full {
         let (fact, tail) = postcard::take_from_bytes(rest).map_err(|error| {
             let what = format!("frame at byte {offset}: expected a fact, found {error}");
             TraceError::malformed(path, what)
@@ -154,7 +157,7 @@ pub(super) fn decode(
         facts.push(fact);
         rest = tail;
     }
-    Ok(())
+    Ok(rest)
 }
 
 /// Whether these are the first bytes of a log that this version reads.

@@ -1,6 +1,7 @@
 //! Reads a log that is still being written: whole frames as they come.
 
 use std::io::{ErrorKind, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::log::{MAX_FRAME_BYTES, check_magic, decode};
@@ -10,6 +11,9 @@ use crate::event::Fact;
 /// Bytes asked of the source at once.
 const CHUNK: usize = 1 << 18;
 
+/// Facts given at once: few enough to lie in a cache while they are taken.
+const AT_ONCE: usize = 1 << 10;
+
 /// Follows an event log. What of it is there is read; a frame that is not whole yet waits.
 ///
 /// Unlike a [`LogReader`](super::LogReader), it does not take the end of the source for the end
@@ -17,16 +21,22 @@ const CHUNK: usize = 1 << 18;
 pub struct LogTail<R> {
     path: PathBuf,
     source: R,
+    /// The first `held` bytes are of the log; the rest is room that is not cleared every time.
     bytes: Vec<u8>,
-    begun: bool,
-    offset: u64,
+    held: usize,
+    /// Bytes of the log before these.
+    before: u64,
+    /// Where the frame begins that comes next, or that is open.
+    next: usize,
+    /// What of the open frame is still to be given.
+    open: Range<usize>,
 }
 
 impl<R: Read> LogTail<R> {
     /// A tail of `source` from its first byte; `path` is for messages.
     pub fn new(source: R, path: &Path) -> Self {
         let path = path.to_path_buf();
-        Self { path, source, bytes: Vec::new(), begun: false, offset: 0 }
+        Self { path, source, bytes: Vec::new(), held: 0, before: 0, next: 0, open: 0..0 }
     }
 
     /// The source.
@@ -34,67 +44,88 @@ impl<R: Read> LogTail<R> {
         &self.source
     }
 
-    /// Bytes of whole frames read so far, the magic included.
+    /// Bytes of the frames given so far, the magic included.
     #[must_use]
     pub const fn offset(&self) -> u64 {
-        self.offset
+        self.before + self.next as u64
     }
 
-    /// Reads once, at most a quarter of a megabyte, and appends the facts of the frames that
-    /// are now whole. Gives the bytes read; none where the source has no more at the moment.
+    /// Appends facts of frames that are whole, a thousand at most, and reads once if there are
+    /// none. `false` where the source has no more at the moment.
     ///
     /// # Errors
     /// [`TraceError::Io`] if the source fails; [`TraceError::Malformed`] if a frame does not
     /// match its checksum, is no run of facts, or claims what cannot be;
     /// [`TraceError::Schema`] if a newer version wrote the log.
-    pub fn poll(&mut self, facts: &mut Vec<Fact>) -> Result<usize, TraceError> {
-        let before = self.bytes.len();
-        self.bytes.resize(before + CHUNK, 0);
+    pub fn poll(&mut self, facts: &mut Vec<Fact>) -> Result<bool, TraceError> {
+        let first = facts.len();
+        if self.open.is_empty() && !self.open_frame()? {
+            if self.read()? == 0 {
+                return Ok(false);
+            }
+            self.open_frame()?;
+        }
+        while !self.open.is_empty() && facts.len() - first < AT_ONCE {
+            let most = AT_ONCE - (facts.len() - first);
+            let payload = &self.bytes[self.open.clone()];
+            let rest = decode(payload, most, self.offset(), &self.path, facts)?;
+            self.open.start = self.open.end - rest.len();
+            if self.open.is_empty() {
+                self.next = self.open.end;
+                self.open_frame()?;
+            }
+        }
+        for fact in &facts[first..] {
+            plausible::fact(fact).map_err(|what| self.malformed(&what))?;
+        }
+        Ok(true)
+    }
+
+    /// Reads once; gives the bytes.
+    fn read(&mut self) -> Result<usize, TraceError> {
+        self.bytes.copy_within(self.next..self.held, 0);
+        self.before += self.next as u64;
+        self.held -= self.next;
+        (self.next, self.open) = (0, 0..0);
+        let room = self.held..self.held + CHUNK;
+        if self.bytes.len() < room.end {
+            self.bytes.resize(room.end, 0);
+        }
         let got = loop {
-            match self.source.read(&mut self.bytes[before..]) {
+            match self.source.read(&mut self.bytes[room.clone()]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
-        self.bytes.truncate(before + got.as_ref().map_or(0, |got| *got));
         let got = got.map_err(TraceError::io("read", &self.path))?;
-        let first = facts.len();
-        self.take_frames(facts)?;
-        for fact in &facts[first..] {
-            plausible::fact(fact).map_err(|what| self.malformed(&what))?;
-        }
+        self.held += got;
         Ok(got)
     }
 
-    fn take_frames(&mut self, facts: &mut Vec<Fact>) -> Result<(), TraceError> {
-        let mut at = 0;
-        if !self.begun {
-            let Some(magic) = self.bytes.first_chunk::<8>() else { return Ok(()) };
+    /// Opens the next frame, if it is whole.
+    fn open_frame(&mut self) -> Result<bool, TraceError> {
+        if self.offset() == 0 {
+            let Some(magic) = self.bytes[..self.held].first_chunk::<8>() else { return Ok(false) };
             check_magic(magic, &self.path)?;
-            self.begun = true;
-            at = 8;
+            self.next = magic.len();
         }
-        while let Some(head) = self.bytes[at..].first_chunk::<8>() {
-            let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-            let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-            if length == 0 || length > MAX_FRAME_BYTES {
-                return Err(self.malformed(&format!("expected a frame, found {length} bytes")));
-            }
-            let Some(payload) = self.bytes.get(at + 8..at + 8 + length) else { break };
-            if crc32fast::hash(payload) != crc {
-                return Err(self.malformed("the frame does not match its checksum"));
-            }
-            let offset = self.offset + at as u64;
-            decode(payload, offset, &self.path, facts)?;
-            at += 8 + length;
+        let held = &self.bytes[self.next..self.held];
+        let Some(head) = held.first_chunk::<8>() else { return Ok(false) };
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if length == 0 || length > MAX_FRAME_BYTES {
+            return Err(self.malformed(&format!("expected a frame, found {length} bytes")));
         }
-        self.bytes.drain(..at);
-        self.offset += at as u64;
-        Ok(())
+        let Some(payload) = held.get(8..8 + length) else { return Ok(false) };
+        if crc32fast::hash(payload) != crc {
+            return Err(self.malformed("the frame does not match its checksum"));
+        }
+        self.open = self.next + 8..self.next + 8 + length;
+        Ok(true)
     }
 
     fn malformed(&self, what: &str) -> TraceError {
-        TraceError::malformed(&self.path, format!("frame at byte {}: {what}", self.offset))
+        TraceError::malformed(&self.path, format!("frame at byte {}: {what}", self.offset()))
     }
 }
 
@@ -181,7 +212,7 @@ mod tests {
             let mut bytes = MAGIC.to_vec();
             bytes.extend(noise);
             let mut tail = LogTail::new(bytes.as_slice(), Path::new("events.log"));
-            while tail.poll(&mut Vec::new()).is_ok_and(|got| got > 0) {}
+            while let Ok(true) = tail.poll(&mut Vec::new()) {}
         }
     }
 }

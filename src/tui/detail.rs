@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::graph::{chart, level_bar};
-use super::paint::{Palette, pattern};
+use super::paint::{Palette, draw_lines, pattern};
 use crate::report::live::{Block, Live};
 
 /// Definition, formula, countermeasure, and what cost most.
@@ -42,7 +42,7 @@ pub(super) fn cause(live: &Live, palette: Palette, area: Rect, frame: &mut Frame
         }
         lines
             .extend(list.iter().map(|(name, amount)| Line::raw(format!("{name:<16} {amount:>9}"))));
-        frame.render_widget(Paragraph::new(lines), *column);
+        draw_lines(&lines, *column, frame.buffer_mut());
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn memory(live: &Live, palette: Palette, area: Rect, frame: &mut Fram
             Line::from(vec![mark, Span::raw(text)])
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines), names);
+    draw_lines(&lines, names, frame.buffer_mut());
     chart(&live.kv, course, frame.buffer_mut(), palette);
     block_map(live, palette, map, frame);
 }
@@ -95,7 +95,7 @@ fn block_map(live: &Live, palette: Palette, area: Rect, frame: &mut Frame<'_>) {
         });
         lines.push(Line::from(spans.collect::<Vec<_>>()));
     }
-    frame.render_widget(Paragraph::new(lines), area);
+    draw_lines(&lines, area, frame.buffer_mut());
 }
 
 /// Energy and money so far.
@@ -110,9 +110,10 @@ pub(super) fn energy(live: &Live, palette: Palette, area: Rect, frame: &mut Fram
         let label = Span::styled(format!("{label:<12}"), palette.strong());
         Line::from(vec![label, Span::raw(value.clone())])
     };
-    frame.render_widget(Paragraph::new(live.energy.iter().map(line).collect::<Vec<_>>()), text);
+    let lines: Vec<Line<'_>> = live.energy.iter().map(line).collect();
+    draw_lines(&lines, text, frame.buffer_mut());
     chart(&live.power, course, frame.buffer_mut(), palette);
     let lines: Vec<Line<'_>> =
         live.notes.iter().map(|note| Line::raw(format!("! {note}"))).collect();
-    frame.render_widget(Paragraph::new(lines), notes);
+    draw_lines(&lines, notes, frame.buffer_mut());
 }

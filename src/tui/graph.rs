@@ -76,7 +76,7 @@ fn columns(chart: &Chart, plot: Rect, buffer: &mut Buffer, style: Style) {
             let filled = eighths.saturating_sub(usize::from(row) * 8).min(8);
             if filled > 0 {
                 let (x, y) = (first + column as u16, plot.bottom() - 1 - row);
-                buffer.set_string(x, y, EIGHTHS[filled - 1], style);
+                buffer[(x, y)].set_symbol(EIGHTHS[filled - 1]).set_style(style);
             }
         }
     }

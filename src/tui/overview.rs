@@ -4,10 +4,9 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::Paragraph;
 
 use super::graph::{chart, level_bar, share_bar, sparkline};
-use super::paint::{Palette, clipped, fitting, pattern, sign};
+use super::paint::{Palette, clipped, draw_lines, fitting, pattern, sign};
 use super::view::View;
 use super::{detail, tables};
 use crate::report::live::{Budget, Lit, Live};
@@ -126,7 +125,7 @@ fn pareto(live: &Live, view: &View, palette: Palette, area: Rect, frame: &mut Fr
     if live.causes.is_empty() {
         lines.push(Line::raw("nothing booked yet"));
     }
-    frame.render_widget(Paragraph::new(lines), area);
+    draw_lines(&lines, area, frame.buffer_mut());
 }
 
 /// Percentiles, promises, takt and jitter, with the gaps beside them.
@@ -145,7 +144,7 @@ fn experience(live: &Live, palette: Palette, area: Rect, frame: &mut Frame<'_>) 
     let stall =
         live.jitter.last().map_or_else(String::new, |(name, text)| format!("{name} {text}"));
     lines.push(Line::raw(clipped(&stall, width)));
-    frame.render_widget(Paragraph::new(lines), left);
+    draw_lines(&lines, left, frame.buffer_mut());
     chart(
         &live.gaps,
         Rect { height: right.height.saturating_sub(1), ..right },

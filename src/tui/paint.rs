@@ -1,7 +1,9 @@
 //! Colours that differ for every common kind of colour blindness, and patterns that need none.
 
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::Span;
+use ratatui::text::{Line, Span};
 
 use crate::report::live::Lit;
 
@@ -101,6 +103,14 @@ pub(super) fn clipped(text: &str, width: usize) -> &str {
         .map(|(end, _)| end)
         .take_while(|end| Span::raw(&text[..*end]).width() <= width);
     &text[..ends.max().or_else(|| hard.last()).unwrap_or(0)]
+}
+
+/// Draws lines one below the other, as far as there is room. A `Paragraph` looks at every cell
+/// twice for it.
+pub(super) fn draw_lines(lines: &[Line<'_>], area: Rect, buffer: &mut Buffer) {
+    for (line, y) in lines.iter().zip(area.top()..area.bottom()) {
+        buffer.set_line(area.x, y, line, area.width);
+    }
 }
 
 /// The pattern of a level.

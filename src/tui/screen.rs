@@ -1,6 +1,6 @@
 //! The terminal: taken once, given back on every way out.
 
-use std::io::{self, Stdout};
+use std::io::{self, BufWriter, Stdout};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,10 +44,13 @@ fn give_back() {
     }
 }
 
+/// A frame is written at once: the standard output's own buffer is emptied every kilobyte.
+const FRAME_BYTES: usize = 1 << 16;
+
 /// The terminal, in raw mode on its second screen. A panic anywhere gives it back before its
 /// message is printed; so does dropping this.
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
     palette: Palette,
     mouse: bool,
 }
@@ -68,7 +71,10 @@ impl Screen {
         HELD.store(true, Ordering::Release);
         let terminal = enable_raw_mode()
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen))
-            .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())))
+            .and_then(|()| {
+                let stdout = BufWriter::with_capacity(FRAME_BYTES, io::stdout());
+                Terminal::new(CrosstermBackend::new(stdout))
+            })
             .inspect_err(|_| give_back())?;
         Ok(Self { terminal, palette: Palette::from_environment(), mouse: false })
     }

@@ -3,10 +3,9 @@
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::Paragraph;
 
 use super::graph::{level_bar, share_bar};
-use super::paint::{Palette, pattern};
+use super::paint::{Palette, draw_lines, pattern};
 use super::view::{KernelOrder, View};
 use crate::report::live::Live;
 use crate::report::{KernelRow, RequestRow};
@@ -67,7 +66,7 @@ pub(super) fn kernels(
         let style = if place == view.line { palette.selected() } else { Default::default() };
         lines.push(Line::styled(text, style));
     }
-    frame.render_widget(Paragraph::new(lines), area);
+    draw_lines(&lines, area, frame.buffer_mut());
 }
 
 /// Requests, and where the time of the selected one went.
@@ -109,7 +108,7 @@ pub(super) fn requests(
         }
         lines.push(line);
     }
-    frame.render_widget(Paragraph::new(lines), list);
+    draw_lines(&lines, list, frame.buffer_mut());
     if let Some(row) = live.requests.get(selected) {
         waterfall(row, palette, one, frame);
     }
@@ -132,7 +131,7 @@ fn waterfall(row: &RequestRow, palette: Palette, area: Rect, frame: &mut Frame<'
             Span::styled(bar, palette.level(part.level)),
         ]));
     }
-    frame.render_widget(Paragraph::new(lines), area);
+    draw_lines(&lines, area, frame.buffer_mut());
 }
 
 /// Rows of recent steps by what became of them.
@@ -162,7 +161,7 @@ pub(super) fn batch(live: &Live, view: &View, palette: Palette, area: Rect, fram
         }
         lines.push(line);
     }
-    frame.render_widget(Paragraph::new(lines), list);
+    draw_lines(&lines, list, frame.buffer_mut());
     let mut lines = vec![Line::styled("rows of these steps", palette.strong())];
     for (cause, level, text) in &live.fates {
         let name = format!("{} {cause:<22}", pattern(level));
@@ -171,7 +170,7 @@ pub(super) fn batch(live: &Live, view: &View, palette: Palette, area: Rect, fram
             Span::raw(text.clone()),
         ]));
     }
-    frame.render_widget(Paragraph::new(lines), sums);
+    draw_lines(&lines, sums, frame.buffer_mut());
 }
 
 #[cfg(test)]

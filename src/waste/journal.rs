@@ -29,17 +29,20 @@ pub(super) trait Sink {
     /// Debits `amount` to a payer's account.
     fn post(&mut self, slot: Slot, number: usize, amount: u128);
 
-    /// Debits `amount` of open work; it belongs to the account `promised` should its request be
-    /// delivered.
-    fn post_open(
+    /// The numbers of an account of open work, and of the one that it belongs to should its
+    /// request be delivered.
+    fn open_numbers(
         &mut self,
-        slot: Slot,
-        open: (Commodity, Account),
+        commodity: Commodity,
+        open: Account,
         _promised: Account,
-        amount: u128,
-    ) {
-        let number = self.number(open.0, open.1);
-        self.post(slot, number, amount);
+    ) -> [usize; 2] {
+        [self.number(commodity, open); 2]
+    }
+
+    /// Debits `amount` of open work to the first of its two accounts.
+    fn post_open(&mut self, slot: Slot, [open, _promised]: [usize; 2], amount: u128) {
+        self.post(slot, open, amount);
     }
 
     /// A step is over, or what nobody pays for was posted.
@@ -76,8 +79,7 @@ pub(super) trait Sink {
 pub(super) struct Journal {
     device: u16,
     by_step: bool,
-    accounts: Vec<(Commodity, Account)>,
-    numbers: HashMap<u64, usize, RandomState>,
+    accounts: Accounts,
     payers: Vec<Option<u64>>,
     slots: HashMap<Option<u64>, Slot, RandomState>,
     amounts: Vec<Vec<u128>>,
@@ -94,8 +96,7 @@ impl Journal {
         Self {
             device,
             by_step,
-            accounts: Vec::new(),
-            numbers: HashMap::default(),
+            accounts: Accounts::default(),
             payers: Vec::new(),
             slots: HashMap::default(),
             amounts: Vec::new(),
@@ -121,7 +122,7 @@ impl Journal {
 
     fn enter(&mut self, slot: Slot, number: usize, step: Option<u64>) {
         let amount = std::mem::take(&mut self.amounts[slot][number]);
-        let (commodity, account) = self.accounts[number];
+        let (commodity, account) = self.accounts.list()[number];
         let key = Key { account, device: Some(self.device), step, request: self.payers[slot] };
         self.books.entry(commodity).or_default().post(key, amount);
     }
@@ -141,6 +142,7 @@ impl Journal {
         payers.sort_unstable();
         let mut accounts: Vec<(Commodity, Account, usize)> = self
             .accounts
+            .list()
             .iter()
             .enumerate()
             .map(|(number, (commodity, account))| (*commodity, *account, number))
@@ -159,7 +161,30 @@ impl Journal {
         for (commodity, postings) in postings {
             books.entry(commodity).or_default().post_all(postings);
         }
-        (self.slicer.finish(&self.accounts), self.sorter.finish(self.device, &self.accounts))
+        let accounts = self.accounts.list();
+        (self.slicer.finish(accounts), self.sorter.finish(self.device, accounts))
+    }
+}
+
+/// Accounts, numbered as they come.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    list: Vec<(Commodity, Account)>,
+    numbers: HashMap<u64, usize, RandomState>,
+}
+
+impl Accounts {
+    /// The number of an account.
+    pub(super) fn number(&mut self, commodity: Commodity, account: Account) -> usize {
+        *self.numbers.entry(packed(commodity, &account)).or_insert_with(|| {
+            self.list.push((commodity, account));
+            self.list.len() - 1
+        })
+    }
+
+    /// By their numbers.
+    pub(super) fn list(&self) -> &[(Commodity, Account)] {
+        &self.list
     }
 }
 
@@ -187,10 +212,7 @@ impl Sink for Journal {
     }
 
     fn number(&mut self, commodity: Commodity, account: Account) -> usize {
-        *self.numbers.entry(packed(commodity, &account)).or_insert_with(|| {
-            self.accounts.push((commodity, account));
-            self.accounts.len() - 1
-        })
+        self.accounts.number(commodity, account)
     }
 
     fn post(&mut self, slot: Slot, number: usize, amount: u128) {

@@ -5,9 +5,9 @@
 //! block is reserved. A cached block is reused until its last hit and cold after it. Weights
 //! count as held while a step runs and as idle otherwise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::catalogue::Cause;
+use super::catalogue::{CAUSES, Cause};
 use super::posting::{Account, Basis, Commodity, Key, SubReason};
 use crate::event::{Memory, MemoryChange, MemoryClass};
 use crate::ledger::Book;
@@ -28,7 +28,7 @@ pub(super) fn book(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
         for step in steps {
             walk.step(step.start.0, step.end.0);
         }
-        walk.close(run.header.window.end_ns.0);
+        let walk = walk.closed(run.header.window.end_ns.0);
         book.offer(walk.capacity());
         for (account, amount) in walk.totals() {
             let key = Key { account, device: Some(device.id), step: None, request: None };
@@ -74,8 +74,9 @@ pub(super) struct MemoryWalk {
     /// Time in steps before the last stretch of steps, and that stretch.
     stepped: u64,
     stretch: (u64, u64),
-    totals: BTreeMap<Account, u128>,
-    booked: u128,
+    /// What is booked, in the order of the catalogue; the free part of the pool apart.
+    totals: [u128; CAUSES.len()],
+    pool_free: u128,
     pool: u128,
     pool_used: u128,
 }
@@ -91,8 +92,8 @@ impl MemoryWalk {
             blocks: HashMap::new(),
             stepped: 0,
             stretch: (window.0, window.0),
-            totals: BTreeMap::new(),
-            booked: 0,
+            totals: [0; CAUSES.len()],
+            pool_free: 0,
             pool: 0,
             pool_used: 0,
         }
@@ -160,16 +161,23 @@ impl MemoryWalk {
         self.blocks.insert(change.block, block);
     }
 
-    /// Books what is held until the window's end, and what nothing holds.
-    pub(super) fn close(&mut self, end: u64) {
-        self.window.1 = end;
-        for ((class, _), piece) in std::mem::take(&mut self.pieces) {
-            self.hold(class, piece, end);
+    /// The walk as it would be if the window ended at `end`: what is held until then is booked,
+    /// and what nothing holds.
+    pub(super) fn closed(&self, end: u64) -> Self {
+        let mut closed = Self {
+            window: (self.window.0, end),
+            pieces: HashMap::new(),
+            blocks: HashMap::new(),
+            ..*self
+        };
+        for ((class, _), piece) in &self.pieces {
+            closed.hold(*class, *piece, end);
         }
-        for (_, block) in std::mem::take(&mut self.blocks) {
-            self.settle(&block, end, false);
+        for block in self.blocks.values() {
+            closed.settle(block, end, false);
         }
-        self.headroom();
+        closed.headroom();
+        closed
     }
 
     /// What there is to account for, in byte·nanoseconds.
@@ -179,16 +187,14 @@ impl MemoryWalk {
 
     /// What is booked.
     pub(super) fn totals(&self) -> impl Iterator<Item = (Account, u128)> {
-        self.totals.iter().map(|(account, amount)| (*account, *amount))
+        let of = |cause| Account::of(cause, Basis::Counted);
+        let totals = CAUSES.iter().zip(self.totals).map(move |(e, amount)| (of(e.cause), amount));
+        let pool_free = of(Cause::FreeHeadroom).because(SubReason::KvPool);
+        totals.chain([(pool_free, self.pool_free)]).filter(|(_, amount)| *amount > 0)
     }
 
     fn post(&mut self, cause: Cause, bytes: u64, nanos: u64) {
-        self.post_as(Account::of(cause, Basis::Counted), u128::from(bytes) * u128::from(nanos));
-    }
-
-    fn post_as(&mut self, account: Account, amount: u128) {
-        *self.totals.entry(account).or_default() += amount;
-        self.booked += amount;
+        self.totals[cause as usize] += u128::from(bytes) * u128::from(nanos);
     }
 
     /// Length of the part of `from..to` inside the window.
@@ -236,12 +242,10 @@ impl MemoryWalk {
 
     /// What nothing holds: the free part of the pool, and memory outside it.
     fn headroom(&mut self) {
-        let free = Account::of(Cause::FreeHeadroom, Basis::Counted);
-        let pool = self.pool.saturating_sub(self.pool_used);
-        self.post_as(free.because(SubReason::KvPool), pool);
+        self.pool_free = self.pool.saturating_sub(self.pool_used);
         // Held beyond capacity is an imbalance, and the trial balance shows it.
-        let outside = self.capacity().saturating_sub(self.booked);
-        self.post_as(free, outside);
+        let booked = self.totals.iter().sum::<u128>() + self.pool_free;
+        self.totals[Cause::FreeHeadroom as usize] += self.capacity().saturating_sub(booked);
     }
 }
 

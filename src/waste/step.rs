@@ -302,25 +302,29 @@ impl StepAccounts {
         let basis = account.map_or(Basis::Apportioned, |account| account.basis);
         let useful = |value| account.unwrap_or(Account::of(value, basis)).kernel(spent.kernel);
         // Neighbours nearly always stand alike.
-        let mut last: Option<(Standing, usize)> = None;
+        let mut last: Option<(Standing, [usize; 2])> = None;
         self.splitters.all.split(total, |i, part| {
             let standing = payers[i].standing;
-            if let Some((_, number)) = last.filter(|(same, _)| *same == standing) {
-                return journal.post(slots[i], number, part);
+            let known = last.filter(|(same, _)| *same == standing);
+            let numbers = known.map_or_else(
+                || match standing {
+                    Standing::Useful(value) => [journal.number(commodity, useful(value)); 2],
+                    Standing::Open(value) => {
+                        let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
+                        journal.open_numbers(commodity, open, useful(value))
+                    }
+                    Standing::Thrown(cause, sub_reason) => {
+                        let thrown = Account { sub_reason, ..Account::of(cause, basis) };
+                        [journal.number(commodity, thrown.kernel(spent.kernel)); 2]
+                    }
+                },
+                |(_, numbers)| numbers,
+            );
+            last = Some((standing, numbers));
+            match standing {
+                Standing::Open(_) => journal.post_open(slots[i], numbers, part),
+                _ => journal.post(slots[i], numbers[0], part),
             }
-            let account = match standing {
-                Standing::Useful(value) => useful(value),
-                Standing::Open(value) => {
-                    let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
-                    return journal.post_open(slots[i], (commodity, open), useful(value), part);
-                }
-                Standing::Thrown(cause, sub_reason) => {
-                    Account { sub_reason, ..Account::of(cause, basis) }.kernel(spent.kernel)
-                }
-            };
-            let number = journal.number(commodity, account);
-            last = Some((standing, number));
-            journal.post(slots[i], number, part);
         });
     }
 

@@ -64,7 +64,7 @@ impl LivePage {
             },
         };
         let (began, mut facts) = (Instant::now(), Vec::new());
-        while began.elapsed() < MOST && log.poll(&mut facts)? > 0 {
+        while began.elapsed() < MOST && log.poll(&mut facts)? {
             books.extend(facts.drain(..));
         }
         Ok(Some(books))

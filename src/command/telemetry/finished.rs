@@ -52,7 +52,7 @@ pub(in crate::command) fn send(
     let mut log = open_log(folder)?;
     let (mut facts, mut spans) = (Vec::new(), Vec::new());
     let mut taken = true;
-    while taken && log.poll(&mut facts)? > 0 {
+    while taken && log.poll(&mut facts)? {
         for fact in &facts {
             maker.take(fact, &mut spans);
             metrics.take(fact);

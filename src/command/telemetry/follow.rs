@@ -105,8 +105,8 @@ impl Run {
         loop {
             // Looked at first: what was written before is read below.
             let over = self.over.load(Ordering::Acquire);
-            let got = known.log.poll(&mut facts)?;
-            if got > 0 {
+            let more = known.log.poll(&mut facts)?;
+            if more {
                 heard = Instant::now();
             }
             known.take(&mut facts, &mut spans);
@@ -116,7 +116,7 @@ impl Run {
             if !spans.is_empty() {
                 sender.offer(&mut spans);
             }
-            if got == 0 && over {
+            if over && !more {
                 break;
             }
             if read.elapsed() >= interval {
@@ -124,7 +124,7 @@ impl Run {
                 let metrics = known.metrics.read(&known.books, sender.dropped());
                 sender.offer_metrics(metrics, known.start, UnixNanos::of(SystemTime::now()));
             }
-            if got == 0 {
+            if !more {
                 std::thread::sleep(PAUSE);
             }
         }

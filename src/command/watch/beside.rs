@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::Failure;
 use super::dashboard::{Dashboard, terminal};
@@ -14,7 +14,8 @@ use crate::trace::read_header;
 use crate::tui::{Screen, Wish};
 use crate::waste::BooksOptions;
 
-const FRAME: Duration = Duration::from_millis(100);
+/// A line that changes faster cannot be read.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// What the run and its dashboard tell each other.
 #[derive(Debug, Default)]
@@ -99,8 +100,12 @@ fn show(
     let mut dashboard = Dashboard::new(&header, &BooksOptions::default());
     let mut feed = FolderFeed::open(folder, header)?;
     let mut interrupted = false;
+    let (mut progress, mut asked) = (String::new(), None::<Instant>);
     while !shared.leave.load(Ordering::Acquire) {
-        let progress = shared.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if asked.is_none_or(|asked| asked.elapsed() >= PROGRESS_EVERY) {
+            asked = Some(Instant::now());
+            progress.clone_from(&shared.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         let message = match (dashboard.over(), stop.load(Ordering::Acquire)) {
             (true, true) => return Ok(()),
             (true, false) => Some("the run is over: q leaves and prints the books".to_owned()),
@@ -108,10 +113,8 @@ fn show(
             (false, false) if progress.is_empty() => None,
             (false, false) => Some(format!("{progress}   ? keys  q leave  Ctrl-C stop")),
         };
-        if dashboard.say(message) {
-            dashboard.draw(screen)?;
-        }
-        match dashboard.turn(&mut feed, screen, FRAME)? {
+        dashboard.say(message);
+        match dashboard.turn(&mut feed, screen)? {
             Wish::Leave => return Ok(()),
             Wish::Interrupt if dashboard.over() => return Ok(()),
             Wish::Interrupt if interrupted => {

@@ -39,6 +39,11 @@ pub(super) struct Dashboard {
     books: LiveBooks,
     view: View,
     live: Live,
+    /// What came of the feed last; its room is used again.
+    facts: Vec<Fact>,
+    /// There is news that `live` does not tell, and something that the screen does not show.
+    news: bool,
+    stale: bool,
     over: bool,
 }
 
@@ -50,6 +55,9 @@ impl Dashboard {
             books,
             view: View::default(),
             live: Live::default(),
+            facts: Vec::new(),
+            news: false,
+            stale: true,
             over: false,
         };
         dashboard.look();
@@ -66,36 +74,38 @@ impl Dashboard {
         self.over
     }
 
-    /// Says something in place of the keys.
-    pub(super) fn say(&mut self, message: Option<String>) -> bool {
-        let news = self.view.message != message;
+    /// Says something in place of the keys, from the next frame on.
+    pub(super) fn say(&mut self, message: Option<String>) {
+        self.stale |= self.view.message != message;
         self.view.message = message;
-        news
     }
 
-    /// Takes what the feed has. `true` if the picture may be another.
+    /// Takes what the feed has.
     pub(super) fn take(&mut self, feed: &mut dyn Feed) -> Result<News, Failure> {
-        let mut facts: Vec<Fact> = Vec::new();
-        let news = feed.poll(&mut facts)?;
+        self.facts.clear();
+        let news = feed.poll(&mut self.facts)?;
         match news {
+            News::Quiet => {}
             News::Anew => {
                 self.books = LiveBooks::new(feed.header(), &self.options, INTERVAL);
                 self.over = false;
             }
-            News::Quiet | News::Facts => self.books.extend(facts),
+            News::Facts => self.books.extend(self.facts.drain(..)),
             News::Over(end) => {
-                self.books.extend(facts);
+                self.books.extend(self.facts.drain(..));
                 let end = end.unwrap_or(self.books.now()).max(self.books.now());
                 self.books.close(end);
                 self.books.tell_status(feed.header().status);
                 self.over = true;
             }
         }
+        self.news |= news != News::Quiet;
         Ok(news)
     }
 
     /// Works out what is to be seen now.
     fn look(&mut self) {
+        self.news = false;
         self.live = live(&self.books, &self.view.focus());
         self.view.follow(&self.live);
     }
@@ -104,7 +114,7 @@ impl Dashboard {
     pub(super) fn show(&mut self, feed: &mut dyn Feed, stop: &AtomicBool) -> Result<(), Failure> {
         let mut screen = Screen::take().map_err(terminal)?;
         while !stop.load(Ordering::Acquire) {
-            match self.turn(feed, &mut screen, FRAME)? {
+            match self.turn(feed, &mut screen)? {
                 Wish::Leave | Wish::Interrupt => return Ok(()),
                 _ => {}
             }
@@ -118,36 +128,38 @@ impl Dashboard {
         &mut self,
         feed: &mut dyn Feed,
         screen: &mut Screen,
-        length: Duration,
     ) -> Result<Wish, Failure> {
         let began = Instant::now();
-        let mut changed = false;
         // As much as half a frame's time may go into catching up.
         loop {
             let news = self.take(feed)?;
-            changed |= news != News::Quiet;
-            if news != News::Facts || began.elapsed() > length / 2 {
+            if news != News::Facts || began.elapsed() > FRAME / 2 {
                 break;
             }
         }
         let playback = feed.playback();
-        changed |= playback != self.view.playback;
+        self.stale |= playback != self.view.playback;
         self.view.playback = playback;
         let mut wish = Wish::Draw;
         let mut first = true;
         loop {
-            if changed {
+            if self.news {
                 self.look();
+                self.stale = true;
+            }
+            if std::mem::take(&mut self.stale) {
                 screen.draw(&self.live, &self.view).map_err(terminal)?;
             }
-            let left = length.saturating_sub(began.elapsed());
+            let left = FRAME.saturating_sub(began.elapsed());
             if left.is_zero() && !first {
                 return Ok(wish);
             }
             first = false;
             let Some(input) = screen.input(left).map_err(terminal)? else { return Ok(wish) };
-            changed = true;
+            self.stale = true;
             if let Input::Key(key) = input {
+                // Another page has other lists.
+                self.news = true;
                 let new = self.view.key(key, &self.live);
                 match new {
                     Wish::Mouse => screen.toggle_mouse().map_err(terminal)?,
@@ -157,12 +169,6 @@ impl Dashboard {
                 wish = new;
             }
         }
-    }
-
-    /// Draws at once.
-    pub(super) fn draw(&mut self, screen: &mut Screen) -> Result<(), Failure> {
-        self.look();
-        screen.draw(&self.live, &self.view).map_err(terminal)
     }
 
     /// Prints a line now and then until the run is over or `stop` is set, and the state at the

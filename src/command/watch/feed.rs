@@ -9,7 +9,7 @@ use crate::unit::Nanos;
 /// What came of asking for facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Nothing at the moment.
+    /// Nothing at the moment, no fact either.
     Quiet,
     /// Facts came, and more may be there already.
     Facts,

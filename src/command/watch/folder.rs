@@ -12,9 +12,6 @@ use crate::trace::{Header, LogTail, Status, TraceError, read_header};
 /// `run.json` is looked at this often while nothing is written.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// Reads of the log in one go.
-const READS: usize = 16;
-
 /// After so long without a fact it is said.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -76,7 +73,7 @@ impl FolderFeed {
             return Ok(News::Quiet);
         }
         // The log was whole before the header was closed.
-        while self.tail.poll(facts)? > 0 {}
+        while self.tail.poll(facts)? {}
         self.over = true;
         Ok(News::Over(Some(self.header.window.end_ns)))
     }
@@ -91,13 +88,7 @@ impl Feed for FolderFeed {
         if self.over {
             return Ok(News::Quiet);
         }
-        let before = facts.len();
-        for _ in 0..READS {
-            if self.tail.poll(facts)? == 0 {
-                break;
-            }
-        }
-        if facts.len() > before {
+        if self.tail.poll(facts)? {
             self.heard = Instant::now();
             return Ok(News::Facts);
         }

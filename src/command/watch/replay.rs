@@ -14,7 +14,7 @@ use crate::tui::Wish;
 use crate::unit::Nanos;
 
 /// Facts given in one go, so that keys are heard while much is skipped.
-const FACTS: usize = 50_000;
+const FACTS: usize = 1 << 12;
 
 /// Plays the log of a finished run.
 pub(super) struct Replay {
@@ -76,7 +76,7 @@ impl Replay {
     fn fetch(&mut self) -> Result<bool, TraceError> {
         let mut facts = Vec::new();
         while facts.is_empty() && !self.drained {
-            self.drained = self.tail.poll(&mut facts)? == 0;
+            self.drained = !self.tail.poll(&mut facts)?;
         }
         self.waiting.extend(facts);
         Ok(!self.waiting.is_empty())

@@ -4,7 +4,7 @@ use super::super::build::{UNATTRIBUTED_LIMIT, ledgers, tables};
 use super::super::{CauseRow, SealRow};
 use super::{Detail, Focus, Live, LiveCause, LiveSeal, MemoryNow, Page, parts};
 use crate::unit::{Share, grouped, si_nanos};
-use crate::waste::live::{LiveBooks, Sums};
+use crate::waste::live::{Interval, LiveBooks, Sums};
 use crate::waste::{Account, Cause, Commodity, KernelTotals, Level, RequestLine};
 
 /// Requests in the list.
@@ -37,6 +37,7 @@ pub fn live(books: &LiveBooks, focus: &Focus) -> Live {
     let rows = rows.collect();
     let broken = balances.iter().position(|(_, balance)| !balance.balanced());
     let charts = parts::charts(books);
+    let latency = books.latency();
     let header = books.header();
     let window_start = header.window.start_ns;
     let detail = focus.cause.as_ref().and_then(|(code, level)| {
@@ -56,17 +57,17 @@ pub fn live(books: &LiveBooks, focus: &Focus) -> Live {
         lamps: parts::lamps(books, unattributed, UNATTRIBUTED_LIMIT),
         total: ledger.total.clone(),
         levels: ledger.levels.clone(),
-        causes: ledger.causes.into_iter().map(|row| course(books, row)).collect(),
+        causes: courses(books, ledger.causes),
         detail,
         throughput: charts.throughput,
         queue: charts.queue,
         gaps: charts.gaps,
         kv: charts.kv,
         power: charts.power,
-        latencies: tables::latencies(&books.latency()),
+        latencies: tables::latencies(&latency),
         takt: parts::takt(books, &sums),
-        jitter: parts::jitter(books),
-        budgets: parts::budgets(books),
+        jitter: parts::jitter(books, &latency),
+        budgets: parts::budgets(books, &latency),
         counts: parts::counts(books),
         kernels: only(focus.page == Page::Kernels, &|| kernels(books)),
         requests: only(focus.page == Page::Requests, &|| requests(books)),
@@ -102,15 +103,19 @@ fn seal(rows: Vec<SealRow>, broken: Option<usize>, unattributed: Share) -> LiveS
     LiveSeal { balanced: broken.is_none(), text, ledgers: rows }
 }
 
-fn course(books: &LiveBooks, row: CauseRow) -> LiveCause {
-    let cause = Cause::from_code(&row.code);
+/// Each cause with its share of every recent interval.
+fn courses(books: &LiveBooks, rows: Vec<CauseRow>) -> Vec<LiveCause> {
     let (_, _, intervals) = books.recent();
-    let share = |interval: &crate::waste::live::Interval| {
-        let of = cause.map_or(0, |cause| interval.cause(cause));
-        let all = interval.device_nanos();
-        if all > 0 { of as f64 / all as f64 } else { 0.0 }
+    let intervals: Vec<_> = intervals.map(|i| (i, i.device_nanos())).collect();
+    let course = |row: CauseRow| {
+        let cause = Cause::from_code(&row.code);
+        let share = |(interval, all): &(&Interval, u64)| match cause {
+            Some(cause) if *all > 0 => interval.cause(cause) as f64 / *all as f64,
+            _ => 0.0,
+        };
+        LiveCause { course: intervals.iter().map(share).collect(), row }
     };
-    LiveCause { course: intervals.map(share).collect(), row }
+    rows.into_iter().map(course).collect()
 }
 
 fn detail(books: &LiveBooks, sums: &Sums, row: &CauseRow) -> Detail {

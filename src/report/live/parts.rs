@@ -7,7 +7,7 @@ use super::super::{LevelWord, Part};
 use super::{Block, Budget, Chart, Lamp, Lit, MemoryNow, StepBar};
 use crate::unit::{Bytes, Nanos, Scale, Share, grouped, si_bytes, si_count, si_nanos};
 use crate::waste::live::{BlockState, Interval, LiveBooks, StepRows, Sums};
-use crate::waste::{Cause, Commodity};
+use crate::waste::{Cause, Commodity, Latency};
 
 /// A lamp looks back over so many intervals.
 const LOOK_BACK: usize = 20;
@@ -144,10 +144,10 @@ pub(super) fn takt(books: &LiveBooks, sums: &Sums) -> String {
     format!("takt {} per token, cycle {} ({:.2} of takt)", show(takt), show(cycle), cycle / takt)
 }
 
-pub(super) fn jitter(books: &LiveBooks) -> Vec<(&'static str, String)> {
+pub(super) fn jitter(books: &LiveBooks, latency: &Latency) -> Vec<(&'static str, String)> {
     let show = |nanos: f64| Scale::nanos(nanos).show(nanos);
     let mut lines = Vec::new();
-    if let Some(itl) = books.latency().itl {
+    if let Some(itl) = latency.itl {
         let spread = itl.p99 - itl.p50;
         let times = if itl.p50 > 0.0 { itl.p99 / itl.p50 } else { 0.0 };
         lines.push(("spread", format!("p99 − p50 {} (p99 is {times:.1} × p50)", show(spread))));
@@ -168,8 +168,7 @@ pub(super) fn jitter(books: &LiveBooks) -> Vec<(&'static str, String)> {
     lines
 }
 
-pub(super) fn budgets(books: &LiveBooks) -> Vec<Budget> {
-    let latency = books.latency();
+pub(super) fn budgets(books: &LiveBooks, latency: &Latency) -> Vec<Budget> {
     let slo = books.slo();
     let show = |nanos: f64| Scale::nanos(nanos).show(nanos);
     let budget = |name, limit: Option<Nanos>, used: Option<crate::stat::Summary>, note: String| {

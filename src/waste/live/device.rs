@@ -98,7 +98,8 @@ impl Device {
         let slot = tally.slot(request);
         let account = match standing(row.phase, row.fate) {
             Standing::Open(value) => {
-                tally.post_open(slot, (rows, of(Cause::WipOpen)), of(value), count);
+                let numbers = tally.open_numbers(rows, of(Cause::WipOpen), of(value));
+                tally.post_open(slot, numbers, count);
                 None
             }
             Standing::Useful(cause) => Some(of(cause)),
@@ -152,7 +153,6 @@ impl Device {
         self.walk(u64::MAX, rank);
         self.timeline.close(end);
         self.settle();
-        self.memory.close(end);
     }
 
     /// Hands the operations that began before `until` to the walker, in order of time.

@@ -41,7 +41,7 @@ impl LiveBooks {
         let mut sums = Sums::new();
         for device in &self.devices {
             device.tally().sum(&mut sums);
-            for (account, amount) in self.memory_until_now(device) {
+            for (account, amount) in device.memory.closed(self.last.0).totals() {
                 *sums.entry((Commodity::Memory, account)).or_default() += amount;
             }
         }
@@ -50,15 +50,6 @@ impl LiveBooks {
         }
         sums.retain(|_, amount| *amount > 0);
         sums
-    }
-
-    /// Memory booked as if the window ended now.
-    fn memory_until_now(&self, device: &Device) -> Vec<(Account, u128)> {
-        let mut walk = device.memory.clone();
-        if !self.closed {
-            walk.close(self.last.0);
-        }
-        walk.totals().collect()
     }
 
     /// The trial balances: what there was to account for so far, and what is booked or belongs

@@ -75,7 +75,6 @@ pub struct LiveBooks {
     steps: VecDeque<StepRows>,
     power: VecDeque<Power>,
     last: Nanos,
-    closed: bool,
     facts: u64,
 }
 
@@ -136,7 +135,6 @@ impl LiveBooks {
             steps: VecDeque::new(),
             power: VecDeque::new(),
             last: window.start_ns,
-            closed: false,
             facts: 0,
         }
     }
@@ -170,7 +168,6 @@ impl LiveBooks {
         }
         self.experience.close((self.header.window.start_ns.0, end.0));
         self.last = end;
-        self.closed = true;
     }
 
     /// The run stands so from now on; nothing is booked otherwise for it.

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
+
 use super::visits::{Visit, Visits};
 use crate::event::{Launch, Row, Step};
 use crate::waste::catalogue::{CAUSES, Cause};
-use crate::waste::journal::{Sink, Slot};
+use crate::waste::journal::{Accounts, Sink, Slot};
 use crate::waste::posting::{Account, Commodity, add_at};
 
 /// How many causes there are.
@@ -69,14 +71,15 @@ pub(super) enum Pass {
 /// Totals of one device.
 #[derive(Debug)]
 pub(super) struct Tally {
-    accounts: Vec<(Commodity, Account)>,
-    numbers: HashMap<(Commodity, Account), usize>,
+    accounts: Accounts,
     totals: Vec<i128>,
     payers: Vec<Payer>,
-    slots: HashMap<Option<u64>, Slot>,
+    slots: HashMap<Option<u64>, Slot, RandomState>,
     free: Vec<Slot>,
     pass: Pass,
     current: Option<Visit>,
+    /// Operations of the last visit.
+    launches: usize,
     pub(super) visits: Visits,
     in_step: Box<ByCause>,
     recent: Box<ByCause>,
@@ -87,14 +90,14 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new() -> Self {
         Self {
-            accounts: Vec::new(),
-            numbers: HashMap::new(),
+            accounts: Accounts::default(),
             totals: Vec::new(),
             payers: Vec::new(),
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             free: Vec::new(),
             pass: Pass::Walk,
             current: None,
+            launches: 0,
             visits: Visits::default(),
             in_step: Box::new([0; CAUSE_COUNT]),
             recent: Box::new([0; CAUSE_COUNT]),
@@ -115,7 +118,7 @@ impl Tally {
 
     /// Adds the totals by account to `sums`.
     pub(super) fn sum(&self, sums: &mut BTreeMap<(Commodity, Account), u128>) {
-        for (key, amount) in self.accounts.iter().zip(&self.totals) {
+        for (key, amount) in self.accounts.list().iter().zip(&self.totals) {
             if *amount != 0 {
                 *sums.entry(*key).or_default() += amount.unsigned_abs();
             }
@@ -160,7 +163,7 @@ impl Tally {
         self.payers[slot].promised.clear();
         let mut forgotten = 0;
         for (number, amount) in open.into_iter().enumerate().filter(|open| open.1 != 0) {
-            let (commodity, account) = self.accounts[number];
+            let (commodity, account) = self.accounts.list()[number];
             let lost = Account { kernel: account.kernel, ..Account::of(cause, account.basis) };
             let lost = self.number(commodity, lost);
             self.totals[number] -= amount;
@@ -201,7 +204,7 @@ impl Tally {
     fn by_cause(&self, payer: &Payer) -> BTreeMap<Cause, i128> {
         let mut sums = BTreeMap::new();
         for amounts in [&payer.settled, &payer.promised] {
-            for ((commodity, account), amount) in self.accounts.iter().zip(amounts) {
+            for ((commodity, account), amount) in self.accounts.list().iter().zip(amounts) {
                 if *commodity == Commodity::DeviceTime && *amount != 0 {
                     *sums.entry(account.cause).or_default() += amount;
                 }
@@ -273,11 +276,11 @@ impl Sink for Tally {
     }
 
     fn number(&mut self, commodity: Commodity, account: Account) -> usize {
-        *self.numbers.entry((commodity, account)).or_insert_with(|| {
-            self.accounts.push((commodity, account));
+        let number = self.accounts.number(commodity, account);
+        if number == self.totals.len() {
             self.totals.push(0);
-            self.accounts.len() - 1
-        })
+        }
+        number
     }
 
     fn post(&mut self, slot: Slot, number: usize, amount: u128) {
@@ -286,25 +289,27 @@ impl Sink for Tally {
         if self.payers[slot].request.is_some() {
             add_at(&mut self.payers[slot].settled, number, signed);
         }
-        let (commodity, account) = self.accounts[number];
+        let (commodity, account) = self.accounts.list()[number];
         self.note(commodity, account.cause, amount);
     }
 
-    fn post_open(
+    fn open_numbers(
         &mut self,
-        slot: Slot,
-        open: (Commodity, Account),
+        commodity: Commodity,
+        open: Account,
         promised: Account,
-        amount: u128,
-    ) {
+    ) -> [usize; 2] {
+        [self.number(commodity, open), self.number(commodity, promised)]
+    }
+
+    fn post_open(&mut self, slot: Slot, [open, promised]: [usize; 2], amount: u128) {
         let signed = self.signed(amount);
-        let number = self.number(open.0, open.1);
-        let promise = self.number(open.0, promised);
-        self.count(number, signed);
+        self.count(open, signed);
         let payer = &mut self.payers[slot];
-        add_at(&mut payer.open, number, signed);
-        add_at(&mut payer.promised, promise, signed);
-        self.note(open.0, promised.cause, amount);
+        add_at(&mut payer.open, open, signed);
+        add_at(&mut payer.promised, promised, signed);
+        let (commodity, account) = self.accounts.list()[promised];
+        self.note(commodity, account.cause, amount);
     }
 
     fn end_step(&mut self, step: Option<u64>) {
@@ -323,12 +328,14 @@ impl Sink for Tally {
             && self.pass == Pass::Walk
             && let Some(visit) = self.current.take()
         {
+            self.launches = visit.launches.len();
             self.visits.push(visit);
         }
     }
 
     fn opening(&mut self, step: &Step, rows: &[Row]) {
-        self.current = Some(Visit::new(*step, rows));
+        // Steps are nearly always as long as the one before.
+        self.current = Some(Visit::new(*step, rows, self.launches));
     }
 
     fn launched(&mut self, launch: &Launch, nanos: u64) {

@@ -22,8 +22,9 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn new(step: Step, rows: &[Row]) -> Self {
-        let (rows, launches) = (rows.to_vec(), Vec::new());
+    /// A visit that begins; `launches` operations are expected.
+    pub(super) fn new(step: Step, rows: &[Row], launches: usize) -> Self {
+        let (rows, launches) = (rows.to_vec(), Vec::with_capacity(launches));
         Self { step, rows, launches, gap: 0, host: 0, observer: 0 }
     }
 
