@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::super::Failure;
 use super::feed::{Feed, News};
@@ -21,6 +21,8 @@ pub(super) struct FolderFeed {
     header: Header,
     tail: LogTail<File>,
     looked: Instant,
+    /// When the `run.json` that `header` is of was written, and its length.
+    written: Option<(SystemTime, u64)>,
     heard: Instant,
     over: bool,
 }
@@ -36,6 +38,12 @@ pub(super) fn open_log(folder: &Path) -> Result<LogTail<File>, TraceError> {
     Ok(LogTail::new(file, &path))
 }
 
+/// When a folder's `run.json` was written, and its length; it is replaced as a whole.
+fn written(folder: &Path) -> Option<(SystemTime, u64)> {
+    let found = std::fs::metadata(folder.join("run.json")).ok()?;
+    Some((found.modified().ok()?, found.len()))
+}
+
 impl FolderFeed {
     pub(super) fn open(folder: &Path, header: Header) -> Result<Self, TraceError> {
         Ok(Self {
@@ -43,15 +51,15 @@ impl FolderFeed {
             header,
             tail: open_log(folder)?,
             looked: Instant::now(),
+            written: None,
             heard: Instant::now(),
             over: false,
         })
     }
 
-    /// Looks at `run.json` and at the log's length.
+    /// Looks at `run.json`, if it was written since, and at the log's length.
     fn look(&mut self, facts: &mut Vec<Fact>) -> Result<News, Failure> {
         self.looked = Instant::now();
-        let header = read_header(&self.folder)?;
         let path = self.folder.join("events.log");
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if length < self.tail.offset() {
@@ -62,6 +70,11 @@ impl FolderFeed {
             );
             return Err(Failure::new(message, Some("watch the folder again")));
         }
+        let written = written(&self.folder);
+        if written.is_some() && written == self.written {
+            return Ok(News::Quiet);
+        }
+        let header = read_header(&self.folder)?;
         let known = header.devices == self.header.devices;
         self.header = header;
         if !known {
@@ -69,6 +82,7 @@ impl FolderFeed {
             self.tail = open_log(&self.folder)?;
             return Ok(News::Anew);
         }
+        self.written = written;
         if self.header.status == Status::Running {
             return Ok(News::Quiet);
         }
