@@ -134,7 +134,7 @@ impl Default for Statistics {
             false_pass: 0.05,
             pairs_min: 6,
             pairs_step: 6,
-            pairs_max: 42,
+            pairs_max: 96,
             trim: 0.2,
             self_test_pairs: 6,
         }
