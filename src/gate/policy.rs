@@ -63,10 +63,8 @@ pub struct Statistics {
     pub false_alarm: f64,
     /// The chance that a figure beyond its margin passes.
     pub false_pass: f64,
-    /// Pairs before the first look.
+    /// Pairs before the first look; each later one has twice as many.
     pub pairs_min: usize,
-    /// Pairs between looks.
-    pub pairs_step: usize,
     /// Pairs after which the gate gives up.
     pub pairs_max: usize,
     /// The share of pairs left out on either side.
@@ -133,7 +131,6 @@ impl Default for Statistics {
             false_alarm: 0.009,
             false_pass: 0.05,
             pairs_min: 6,
-            pairs_step: 6,
             pairs_max: 96,
             trim: 0.2,
             self_test_pairs: 6,
@@ -243,7 +240,7 @@ impl Policy {
     #[must_use]
     pub const fn looks(&self) -> Looks {
         let statistics = &self.statistics;
-        Looks::new(statistics.pairs_min, statistics.pairs_step, statistics.pairs_max)
+        Looks::new(statistics.pairs_min, statistics.pairs_max)
     }
 
     fn check_numbers(&self) -> Result<(), PolicyError> {
@@ -282,7 +279,6 @@ impl Policy {
             if found < least { Err(range(key, expected, found as f64)) } else { Ok(()) }
         };
         least("statistics.pairs_min", "at least 6", statistics.pairs_min, PAIRS_LEAST)?;
-        least("statistics.pairs_step", "at least 1", statistics.pairs_step, 1)?;
         let (min, max) = (statistics.pairs_min, statistics.pairs_max);
         least("statistics.pairs_max", "at least pairs_min", max, min)?;
         if max > 10_000 {
@@ -365,7 +361,6 @@ mod tests {
             "false_alarm",
             "false_pass",
             "pairs_min",
-            "pairs_step",
             "pairs_max",
             "trim",
             "self_test_pairs",
@@ -437,10 +432,6 @@ mod tests {
                 "set statistics.pairs_max: expected at least pairs_min, found 5",
             ),
             ("[statistics]\npairs_max = 20000", "expected at most 10000, found 20000"),
-            (
-                "[statistics]\npairs_step = 0",
-                "set statistics.pairs_step: expected at least 1, found 0",
-            ),
             (
                 "[statistics]\nself_test_pairs = 2",
                 "set statistics.self_test_pairs: expected at least 6, found 2",

@@ -4,7 +4,6 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looks {
     first: usize,
-    step: usize,
     most: usize,
 }
 
@@ -22,18 +21,18 @@ pub struct Look {
 }
 
 impl Looks {
-    /// Looks at `first` values, then every `step` more, and a last time at `most`.
+    /// Looks at `first` values, then whenever there are twice as many, and a last time at `most`.
+    /// Looks that lie closer would leave each of them less of the error to spend.
     #[must_use]
-    pub const fn new(first: usize, step: usize, most: usize) -> Self {
-        let step = if step == 0 { 1 } else { step };
+    pub const fn new(first: usize, most: usize) -> Self {
         let first = if first > most { most } else { first };
-        Self { first, step, most }
+        Self { first, most }
     }
 
     /// A single look at `count` values.
     #[must_use]
     pub const fn once(count: usize) -> Self {
-        Self::new(count, 1, count)
+        Self::new(count, count)
     }
 
     /// The looks in order. Each may spend as much of the error as values have come since the
@@ -42,7 +41,9 @@ impl Looks {
     /// each other. The exact joint boundary would be a few per cent narrower, and would hold
     /// only for normal values of known spread.
     pub fn iter(self) -> impl Iterator<Item = Look> {
-        let later = (self.first..).step_by(self.step).take_while(move |count| *count < self.most);
+        let twice = |count: &usize| count.checked_mul(2).filter(|count| *count > 0);
+        let later = std::iter::successors(Some(self.first), twice);
+        let later = later.take_while(move |count| *count < self.most);
         let mut spent = 0.0;
         later.chain([self.most]).enumerate().map(move |(index, count)| {
             let by_now = count as f64 / self.most as f64;
@@ -74,9 +75,9 @@ mod tests {
     #[test]
     fn looks_are_where_they_were_planned() {
         let counts = |looks: Looks| looks.iter().map(|look| look.count).collect::<Vec<_>>();
-        assert_eq!(counts(Looks::new(6, 6, 20)), [6, 12, 18, 20]);
-        assert_eq!(counts(Looks::new(6, 6, 18)), [6, 12, 18]);
-        assert_eq!(counts(Looks::new(6, 1, 6)), [6]);
+        assert_eq!(counts(Looks::new(6, 40)), [6, 12, 24, 40]);
+        assert_eq!(counts(Looks::new(6, 48)), [6, 12, 24, 48]);
+        assert_eq!(counts(Looks::new(6, 6)), [6]);
         assert_eq!(counts(Looks::once(9)), [9]);
         assert_eq!(
             Looks::once(9).iter().next().map(|look| (look.share, look.last)),
@@ -87,9 +88,9 @@ mod tests {
     proptest! {
         #[test]
         fn the_whole_error_is_spent_and_no_more(
-            first in 1_usize..40, step in 0_usize..20, more in 0_usize..80
+            first in 1_usize..40, more in 0_usize..200
         ) {
-            let looks = Looks::new(first, step, first + more);
+            let looks = Looks::new(first, first + more);
             let shares: f64 = looks.iter().map(|look| look.share).sum();
             prop_assert!((shares - 1.0).abs() < 1e-9);
             prop_assert!(looks.iter().all(|look| look.share > 0.0));
