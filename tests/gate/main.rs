@@ -144,7 +144,7 @@ fn a_pair_is_run_in_turns_until_it_is_clear() {
         gate(&["--pair", &copy(&base, "a"), &copy(&slow, "b"), "--keep", &kept, "--json"]);
     assert_eq!(regression.status.code(), Some(1), "{}", text(&regression.stderr));
     assert!(at("kept").join("005-candidate/run.json").is_file());
-    assert!(text(&regression.stderr).contains("look 1 of 7, 6 pairs: regression"));
+    assert!(text(&regression.stderr).contains("look 1 of 5, 6 pairs: regression"));
 }
 
 /// Ctrl-C and SIGTERM reach the command that runs, and nothing is left behind.
