@@ -1,5 +1,5 @@
 //! Whether the gate keeps its promise on a real clock: gates of equals, and gates of a candidate
-//! that really takes 3 % longer, each with the default policy and `gemba gate --pair`.
+//! that really takes 3 % longer, each with `policy.toml` beside this and `gemba gate --pair`.
 //!
 //! `cargo bench --bench gate -- prove GATES FILE.csv [MOST]` runs gates of both kinds in turns
 //! until the file holds GATES of each, or MOST have been run now; it goes on where it stopped.

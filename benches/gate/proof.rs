@@ -42,7 +42,9 @@ fn gate(number: usize, planted: f64) -> String {
     let commit = std::env::var("GEMBA_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
     let began = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_gemba"))
-        .args(["gate", "--json", "--pair"])
+        .args(["gate", "--json", "--policy"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gate/policy.toml"))
+        .arg("--pair")
         .arg(format!("{this} run {{out}}"))
         .arg(format!("{this} run --slower {planted} {{out}}"))
         .output()
