@@ -15,6 +15,7 @@ use gemba::event::Recorder;
 use gemba::report::live::Live;
 use gemba::trace::RunWriter;
 use gemba::tui::{Screen, View};
+use tempfile::TempDir;
 
 #[path = "live/eventful.rs"]
 mod eventful;
@@ -57,6 +58,15 @@ impl Terminal {
         assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
         terminal.until("the shell is ready", |screen| screen.contains("ready>"));
         Some(terminal)
+    }
+
+    /// A dashboard on a run that was recorded before, in the folder beside it.
+    fn watching(name: &str, size: (u16, u16), flags: &str) -> Option<(Self, TempDir)> {
+        let terminal = Self::open(name, size)?;
+        let dir = tempfile::tempdir().unwrap();
+        recorded(dir.path());
+        terminal.run(&format!("{GEMBA} watch {} {flags}", dir.path().display()));
+        Some((terminal, dir))
     }
 
     fn tmux(&self, words: &[&str]) -> Output {
@@ -179,10 +189,8 @@ fn ctrl_c_stops_a_run_and_the_books_are_printed() {
 
 #[test]
 fn a_replay_seeks_halts_and_survives_a_storm_of_sizes() {
-    let Some(terminal) = Terminal::open("replay", (80, 24)) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    recorded(dir.path());
-    terminal.run(&format!("{GEMBA} watch {} --speed 0.05", dir.path().display()));
+    let watching = Terminal::watching("replay", (80, 24), "--speed 0.05");
+    let Some((terminal, _dir)) = watching else { return };
     terminal.until("it plays", |screen| screen.contains("replay 0.050×"));
     terminal.key("Space");
     terminal.until("it halts", |screen| screen.contains("replay halted"));
@@ -207,10 +215,8 @@ fn a_replay_seeks_halts_and_survives_a_storm_of_sizes() {
 
 #[test]
 fn the_mouse_selects_while_it_is_asked_to() {
-    let Some(terminal) = Terminal::open("mouse", (100, 30)) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    recorded(dir.path());
-    terminal.run(&format!("{GEMBA} watch {} --at 9", dir.path().display()));
+    let watching = Terminal::watching("mouse", (100, 30), "--at 9");
+    let Some((terminal, _dir)) = watching else { return };
     terminal.until("it is shown", |screen| screen.contains("books balance so far"));
     terminal.key("3");
     let selected = |screen: &str| -> Option<String> {
@@ -234,10 +240,8 @@ fn the_mouse_selects_while_it_is_asked_to() {
 
 #[test]
 fn twenty_columns_and_five_rows_say_what_matters() {
-    let Some(terminal) = Terminal::open("small", (20, 5)) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    recorded(dir.path());
-    terminal.run(&format!("{GEMBA} watch {} --at 9", dir.path().display()));
+    let watching = Terminal::watching("small", (20, 5), "--at 9");
+    let Some((terminal, _dir)) = watching else { return };
     terminal.until("the seal", |screen| screen.contains("books balance"));
     terminal.key("q");
     terminal.until("the shell", |screen| screen.trim_end().ends_with("ready>"));
@@ -245,10 +249,8 @@ fn twenty_columns_and_five_rows_say_what_matters() {
 
 #[test]
 fn a_signal_gives_the_terminal_back() {
-    let Some(terminal) = Terminal::open("signal", (80, 24)) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    recorded(dir.path());
-    terminal.run(&format!("{GEMBA} watch {}", dir.path().display()));
+    let watching = Terminal::watching("signal", (80, 24), "");
+    let Some((terminal, _dir)) = watching else { return };
     terminal.until("it is shown", |screen| screen.contains("books balance so far"));
     let id = terminal.process("gemba");
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());

@@ -113,10 +113,8 @@ impl<R: Read> LogReader<R> {
             self.intact &= got == 0;
             return Ok(false);
         }
-        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        // A frame of nothing is never written, but zeros look like one.
-        if length == 0 || length > MAX_FRAME_BYTES {
+        let Head { length, crc } = Head::of(head);
+        if !Head::is_length(length) {
             self.intact = false;
             return Ok(false);
         }
@@ -135,6 +133,27 @@ impl<R: Read> LogReader<R> {
 
     fn read(&mut self, into: &mut [u8]) -> Result<usize, TraceError> {
         fill(&mut self.source, into).map_err(TraceError::io("read", &self.path))
+    }
+}
+
+/// What stands before the facts of a frame.
+pub(super) struct Head {
+    /// Bytes of the facts.
+    pub(super) length: usize,
+    /// Their checksum.
+    pub(super) crc: u32,
+}
+
+impl Head {
+    pub(super) const fn of(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, crc @ ..] = bytes;
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        Self { length, crc: u32::from_le_bytes(crc) }
+    }
+
+    /// Whether a frame may be so long. One of nothing is never written, but zeros look like one.
+    pub(super) const fn is_length(length: usize) -> bool {
+        length > 0 && length <= MAX_FRAME_BYTES
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::log::{MAX_FRAME_BYTES, check_magic, decode};
+use super::log::{Head, check_magic, decode};
 use super::{TraceError, plausible};
 use crate::event::Fact;
 
@@ -111,9 +111,8 @@ impl<R: Read> LogTail<R> {
         }
         let held = &self.bytes[self.next..self.held];
         let Some(head) = held.first_chunk::<8>() else { return Ok(false) };
-        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        if length == 0 || length > MAX_FRAME_BYTES {
+        let Head { length, crc } = Head::of(*head);
+        if !Head::is_length(length) {
             return Err(self.malformed(&format!("expected a frame, found {length} bytes")));
         }
         let Some(payload) = held.get(8..8 + length) else { return Ok(false) };

@@ -305,21 +305,18 @@ impl StepAccounts {
         let mut last: Option<(Standing, [usize; 2])> = None;
         self.splitters.all.split(total, |i, part| {
             let standing = payers[i].standing;
-            let known = last.filter(|(same, _)| *same == standing);
-            let numbers = known.map_or_else(
-                || match standing {
-                    Standing::Useful(value) => [journal.number(commodity, useful(value)); 2],
-                    Standing::Open(value) => {
-                        let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
-                        journal.open_numbers(commodity, open, useful(value))
-                    }
-                    Standing::Thrown(cause, sub_reason) => {
-                        let thrown = Account { sub_reason, ..Account::of(cause, basis) };
-                        [journal.number(commodity, thrown.kernel(spent.kernel)); 2]
-                    }
-                },
-                |(_, numbers)| numbers,
-            );
+            let numbers = match (last, standing) {
+                (Some((same, numbers)), _) if same == standing => numbers,
+                (_, Standing::Useful(value)) => [journal.number(commodity, useful(value)); 2],
+                (_, Standing::Open(value)) => {
+                    let open = Account::of(Cause::WipOpen, basis).kernel(spent.kernel);
+                    journal.open_numbers(commodity, open, useful(value))
+                }
+                (_, Standing::Thrown(cause, sub_reason)) => {
+                    let thrown = Account { sub_reason, ..Account::of(cause, basis) };
+                    [journal.number(commodity, thrown.kernel(spent.kernel)); 2]
+                }
+            };
             last = Some((standing, numbers));
             match standing {
                 Standing::Open(_) => journal.post_open(slots[i], numbers, part),
