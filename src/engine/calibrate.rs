@@ -212,6 +212,7 @@ impl<'a> Sweep<'a> {
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.backend.begin_step(&StepInputs {
             masks: &[],
+            awaited: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,

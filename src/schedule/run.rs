@@ -13,7 +13,9 @@ impl Scheduler {
             let mut slot = 0;
             while slot < self.running.len() {
                 let sequence = &self.running[slot];
-                let runs = sequence.decodes() == decoding && sequence.paused_until.is_none();
+                let runs = sequence.decodes() == decoding
+                    && sequence.paused_until.is_none()
+                    && !sequence.ends_with_the_step();
                 if !runs {
                     slot += 1;
                 } else if self.make_room(slot, now, decision) {

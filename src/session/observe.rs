@@ -95,6 +95,7 @@ fn timed(
     for _ in 0..steps {
         step(engine, recorder)?;
     }
+    engine.settle(recorder)?;
     recorder.settle();
     let nanos = clock.now().saturating_sub(start).0;
     Ok(Timed { nanos, launches: engine.counts().launches - launches })

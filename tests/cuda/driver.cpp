@@ -79,6 +79,7 @@ bool initialized = false, current = false;
 int retained = 0, streaming = 0;
 std::map<u64, size_t> allocated;
 size_t taken = 0;
+std::map<void*, size_t> shelves;
 std::set<std::string*> modules;
 struct Function {
     std::string name;
@@ -174,6 +175,7 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
     retained--;
     rule(retained || (allocated.empty() && modules.empty() && events.empty() && graphs.empty()),
          "a context that is released holds something");
+    rule(retained || shelves.empty(), "a context that is released holds host memory");
     return SUCCESS;
 }
 EXPORT int cuCtxSetCurrent(void* given) {
@@ -232,6 +234,17 @@ EXPORT int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* given) {
     idle();
     rule(given == &stream && inside(from, bytes), "a copy from memory that was not allocated");
     memcpy(to, reinterpret_cast<const void*>(from), bytes);
+    return SUCCESS;
+}
+EXPORT int cuMemAllocHost_v2(void** out, size_t bytes) {
+    ready();
+    *out = malloc(bytes);
+    shelves[*out] = bytes;
+    return SUCCESS;
+}
+EXPORT int cuMemFreeHost(void* given) {
+    rule(shelves.erase(given), "host memory that was not allocated is freed");
+    free(given);
     return SUCCESS;
 }
 EXPORT int cuModuleLoadData(void** module, const void* image) {
@@ -311,6 +324,12 @@ EXPORT int cuEventRecordWithFlags(void* event, void* given, unsigned flags) {
     ready();
     rule(capturing && given == &stream && flags == 1, "a record that no graph would tell");
     capturing->push_back([event] { passed(static_cast<Event*>(event)); });
+    return SUCCESS;
+}
+EXPORT int cuEventSynchronize(void* event) {
+    idle();
+    rule(events.count(static_cast<Event*>(event)), "no such event");
+    rule(static_cast<Event*>(event)->passed, "an event that nothing will record");
     return SUCCESS;
 }
 EXPORT int cuStreamBeginCapture_v2(void* given, int mode) {

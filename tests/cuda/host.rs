@@ -1,11 +1,14 @@
-//! A driver whose device is the host.
+//! A driver whose device is the host. Work is left until somebody waits for it, as late as a device
+//! may come to it: whoever relies on a result too early, or overwrites what is still to be read,
+//! gets it wrong here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use gemba::backend::cuda::{
     Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Shelf,
 };
 use gemba::unit::Nanos;
 
@@ -23,16 +26,21 @@ pub struct Host {
     events: RefCell<Vec<Option<Nanos>>>,
     /// Decides the order of the next launch's blocks and threads.
     seed: Cell<u64>,
+    shelves: RefCell<Vec<Vec<u8>>>,
+    /// What is still to be done.
+    queue: RefCell<VecDeque<Work>>,
     /// What is being written down, and what was.
-    capturing: RefCell<Option<Vec<Noted>>>,
-    graphs: RefCell<Vec<Vec<Noted>>>,
+    capturing: RefCell<Option<Vec<Work>>>,
+    graphs: RefCell<Vec<Vec<Work>>>,
 }
 
-/// What a graph holds.
-#[derive(Clone, Copy)]
-enum Noted {
+/// What is enqueued, and what a graph holds.
+#[derive(Clone)]
+enum Work {
     Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
     Record(Event),
+    Write(Address, Vec<u8>),
+    Fetch(Address, Shelf),
 }
 
 impl Host {
@@ -60,20 +68,51 @@ impl Host {
             start: Instant::now(),
             events: RefCell::default(),
             seed: Cell::new(0),
+            shelves: RefCell::default(),
+            queue: RefCell::default(),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
         }
     }
 
-    /// Writes it down instead of doing it, if launches are written down.
-    fn noted(&self, noted: Noted) -> bool {
+    /// Leaves it for later, or writes it down if launches are written down.
+    fn enqueue(&self, work: Work) {
         match &mut *self.capturing.borrow_mut() {
-            Some(graph) => {
-                graph.push(noted);
-                true
-            }
-            None => false,
+            Some(graph) => graph.push(work),
+            None => self.queue.borrow_mut().push_back(work),
         }
+    }
+
+    fn work(&self, work: Work) -> Result<(), DriverError> {
+        match work {
+            Work::Launch { function, grid, block, arguments } => {
+                let name = &self.functions[function.0 as usize];
+                let arguments = arguments
+                    .values()
+                    .iter()
+                    .fold(shim::Arguments::new(), |arguments, value| arguments.long(*value));
+                let seed = self.seed.get();
+                self.seed.set(seed + 1);
+                let ran = self.shim.try_launch_with(name, grid, block, &arguments, seed);
+                return ran.map_err(|what| failed("launch", what));
+            }
+            Work::Record(event) => {
+                self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
+            }
+            Work::Write(to, bytes) => self.at(to, bytes.len(), |to| {
+                // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+            }),
+            Work::Fetch(from, shelf) => {
+                let mut shelves = self.shelves.borrow_mut();
+                let to = &mut shelves[shelf.0 as usize];
+                self.at(from, to.len(), |from| {
+                    // SAFETY: as above.
+                    unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Runs `work` on the `bytes` from `address` on, which must lie in one buffer.
@@ -112,23 +151,39 @@ impl Driver for Host {
     }
 
     fn free(&self, address: Address) -> Result<(), DriverError> {
+        self.wait()?;
         self.buffers.borrow_mut().remove(&address.0).unwrap();
         Ok(())
     }
 
     fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
-        self.at(to, bytes.len(), |to| {
-            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        });
+        self.enqueue(Work::Write(to, bytes.to_vec()));
         Ok(())
     }
 
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
+        self.wait()?;
         self.at(from, bytes.len(), |from| {
-            // SAFETY: as above.
+            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
             unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         });
+        Ok(())
+    }
+
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError> {
+        let mut shelves = self.shelves.borrow_mut();
+        shelves.push(vec![0; bytes as usize]);
+        Ok(Shelf(shelves.len() as u64 - 1))
+    }
+
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
+        assert!(self.capturing.borrow().is_none(), "no graph fetches");
+        self.enqueue(Work::Fetch(from, to));
+        Ok(())
+    }
+
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError> {
+        bytes.copy_from_slice(&self.shelves.borrow()[from.0 as usize]);
         Ok(())
     }
 
@@ -160,19 +215,8 @@ impl Driver for Host {
         block: u32,
         arguments: &Arguments,
     ) -> Result<(), DriverError> {
-        if self.noted(Noted::Launch { function, grid, block, arguments: *arguments }) {
-            return Ok(());
-        }
-        let name = &self.functions[function.0 as usize];
-        let arguments = arguments
-            .values()
-            .iter()
-            .fold(shim::Arguments::new(), |arguments, value| arguments.long(*value));
-        let seed = self.seed.get();
-        self.seed.set(seed + 1);
-        self.shim
-            .try_launch_with(name, grid, block, &arguments, seed)
-            .map_err(|what| failed("launch", what))
+        self.enqueue(Work::Launch { function, grid, block, arguments: *arguments });
+        Ok(())
     }
 
     fn event(&self) -> Result<Event, DriverError> {
@@ -181,10 +225,17 @@ impl Driver for Host {
     }
 
     fn record(&self, event: Event) -> Result<(), DriverError> {
-        if self.noted(Noted::Record(event)) {
-            return Ok(());
+        self.enqueue(Work::Record(event));
+        Ok(())
+    }
+
+    fn wait_for(&self, event: Event) -> Result<(), DriverError> {
+        let behind = |work: &Work| matches!(work, Work::Record(other) if *other == event);
+        let last = self.queue.borrow().iter().rposition(behind);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            let next = self.queue.borrow_mut().pop_front();
+            next.map_or(Ok(()), |work| self.work(work))?;
         }
-        self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
         Ok(())
     }
 
@@ -209,21 +260,20 @@ impl Driver for Host {
     }
 
     fn replay(&self, graph: Graph) -> Result<(), DriverError> {
-        let noted = self.graphs.borrow()[graph.0 as usize].clone();
-        noted.into_iter().try_for_each(|noted| match noted {
-            Noted::Launch { function, grid, block, arguments } => {
-                self.launch(function, grid, block, &arguments)
-            }
-            Noted::Record(event) => self.record(event),
-        })
+        self.graphs.borrow()[graph.0 as usize].iter().for_each(|work| self.enqueue(work.clone()));
+        Ok(())
     }
 
     fn forget(&self, graph: Graph) -> Result<(), DriverError> {
+        self.wait()?;
         self.graphs.borrow_mut()[graph.0 as usize].clear();
         Ok(())
     }
 
     fn wait(&self) -> Result<(), DriverError> {
-        Ok(())
+        loop {
+            let Some(work) = self.queue.borrow_mut().pop_front() else { return Ok(()) };
+            self.work(work)?;
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gemba::backend::cuda::{
-    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program, Shelf,
 };
 use gemba::unit::Nanos;
 
@@ -15,10 +15,13 @@ pub enum Asked {
     Free(Address),
     Write(Address, usize),
     Read(Address, usize),
+    NewShelf(u64),
+    Fetch(Address, Shelf),
     Load(&'static str),
     Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
     NewEvent,
     Record(Event),
+    WaitFor(Event),
     BeginCapture,
     EndCapture(Graph),
     Replay(Graph),
@@ -72,6 +75,8 @@ pub struct Recorded {
     next: Cell<u64>,
     functions: RefCell<Vec<String>>,
     events: Cell<u64>,
+    /// Bytes of each.
+    shelves: RefCell<Vec<u64>>,
     /// The device's clock: every event later than the one before.
     clock: Cell<u64>,
     recorded: RefCell<Vec<u64>>,
@@ -97,6 +102,7 @@ impl Recorded {
             next: Cell::new(1 << 32),
             functions: RefCell::default(),
             events: Cell::new(0),
+            shelves: RefCell::default(),
             clock: Cell::new(0),
             recorded: RefCell::default(),
             capturing: RefCell::default(),
@@ -162,6 +168,25 @@ impl Driver for Recorded {
         Ok(())
     }
 
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError> {
+        self.note(Asked::NewShelf(bytes));
+        self.shelves.borrow_mut().push(bytes);
+        Ok(Shelf(self.shelves.borrow().len() as u64 - 1))
+    }
+
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.not_capturing();
+        self.note(Asked::Fetch(from, to));
+        Ok(())
+    }
+
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError> {
+        assert_eq!(self.shelves.borrow()[from.0 as usize], bytes.len() as u64);
+        bytes.fill(0);
+        Ok(())
+    }
+
     fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
         programs.iter().for_each(|program| self.note(Asked::Load(program.file)));
         Ok(())
@@ -202,6 +227,13 @@ impl Driver for Recorded {
             Some(events) => events.push(event),
             None => self.pass(event),
         }
+        Ok(())
+    }
+
+    fn wait_for(&self, event: Event) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.not_capturing();
+        self.note(Asked::WaitFor(event));
         Ok(())
     }
 

@@ -8,9 +8,10 @@ use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Spa
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
-use crate::unit::{Bytes, Nanos};
+use crate::unit::Bytes;
 
 use super::driver::{Address, Driver, DriverError, Event};
+use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::Kernels;
@@ -46,16 +47,12 @@ pub struct Cuda {
     pub(super) cache: Vec<[Address; 4]>,
     pub(super) rooms: Rooms,
     pub(super) step: Step,
-    /// The first launch of a step, and the beginning and end of each.
-    begun: Event,
-    pub(super) events: Vec<[Event; 2]>,
-    /// The operations of the step so far.
+    /// The operations of the step that is being handed over, so far.
     pub(super) ops: Vec<Op>,
+    /// Whether there is one.
+    open: bool,
     pub(super) graphs: Graphs,
-    /// The host's time just before the first launch.
-    anchor: Nanos,
-    /// What is read back of a step's tokens.
-    chosen: Vec<u8>,
+    pub(super) flights: Flights,
     logits: OnceCell<Vec<f32>>,
     // Last, so that it is dropped after everything that it allocated.
     pub(super) driver: Box<dyn Driver>,
@@ -104,10 +101,8 @@ impl Cuda {
             false => (UNFUSED_LAYER_OPS, UNFUSED_OTHER_OPS),
         };
         let ops = of_layer * shape.layers as usize + others;
-        let event = || driver.event().map_err(DeviceError::from);
-        let events =
-            (0..ops).map(|_| Ok([event()?, event()?])).collect::<Result<Vec<_>, DeviceError>>()?;
-        let begun = event()?;
+        let flights =
+            Flights::new(&*driver, plan.steps_in_flight(), ops, plan.limits.logits_rows as usize)?;
         driver.wait()?;
         let card = driver.card();
         let description = Description {
@@ -127,12 +122,10 @@ impl Cuda {
             cache,
             rooms,
             step,
-            begun,
-            ops: Vec::with_capacity(events.len()),
-            events,
+            ops: Vec::with_capacity(ops),
+            open: false,
             graphs: Graphs::default(),
-            anchor: Nanos::ZERO,
-            chosen: vec![0; 4 * plan.limits.logits_rows as usize],
+            flights,
             logits: OnceCell::new(),
             shape,
             plan,
@@ -140,11 +133,13 @@ impl Cuda {
         })
     }
 
-    /// The device begins with the step: times of its operations count from here.
-    pub(super) fn begin(&mut self) -> Result<(), DriverError> {
+    /// The device comes to a step, of which so many operations are known: times of its operations
+    /// count from here.
+    pub(super) fn begin(&mut self, operations: usize) -> Result<(), DriverError> {
         // The device comes to the event after this, so that no span begins before its launch.
-        self.anchor = self.clock.now();
-        self.driver.record(self.begun)
+        let (now, asked) = (self.clock.now(), self.step.placed.asked as usize);
+        self.flights.begin(&*self.driver, operations, asked, now)?;
+        self.take_awaited()
     }
 
     /// Launches `op` between two events.
@@ -152,13 +147,6 @@ impl Cuda {
         self.driver.record(start)?;
         self.run(op)?;
         self.driver.record(end)
-    }
-
-    /// The words that the device wrote for each row that asked for logits.
-    fn words(&mut self, from: Address) -> Result<&[[u8; 4]], DeviceError> {
-        let bytes = &mut self.chosen[..4 * self.step.placed.asked as usize];
-        self.driver.read(from, bytes)?;
-        Ok(bytes.as_chunks().0)
     }
 }
 
@@ -210,10 +198,17 @@ impl Backend for Cuda {
         &self.storage
     }
 
+    fn steps_in_flight(&self) -> u32 {
+        self.plan.steps_in_flight()
+    }
+
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
+        self.flights.check()?;
         self.ops.clear();
         self.logits.take();
-        self.step.take(&*self.driver, inputs)
+        self.step.take(&*self.driver, inputs, self.flights.choices())?;
+        self.open = true;
+        Ok(())
     }
 
     fn launch(&mut self, op: Op) -> Result<(), DeviceError> {
@@ -221,8 +216,9 @@ impl Backend for Cuda {
             let what = format!("{op:?} of a model of {} layers", self.shape.layers);
             return Err(DeviceError::Limits(what));
         }
-        let Some(&events) = self.events.get(self.ops.len()) else {
-            let most = self.events.len();
+        let all = self.flights.operations(self.flights.set());
+        let Some(&events) = all.get(self.ops.len()) else {
+            let most = all.len();
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
         };
         self.ops.push(op);
@@ -231,9 +227,22 @@ impl Backend for Cuda {
             return Ok(());
         }
         if self.ops.len() == 1 {
-            self.begin()?;
+            self.begin(0)?;
         }
+        self.flights.add_operation();
         Ok(self.run_between(op, events)?)
+    }
+
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        match self.step.placed.form {
+            Some(form) if !self.ops.is_empty() => self.run_form(form)?,
+            _ if self.ops.is_empty() => self.begin(0)?,
+            _ => {}
+        }
+        Ok(self.flights.finish(&*self.driver, self.rooms.chosen[0])?)
     }
 
     fn end_step(
@@ -241,26 +250,9 @@ impl Backend for Cuda {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError> {
-        if let Some(form) = self.step.placed.form.filter(|_| !self.ops.is_empty()) {
-            self.run_form(form)?;
-        }
-        self.driver.wait()?;
-        let now = self.clock.now();
-        let [tokens, logprobs, _] = self.rooms.chosen;
-        let first = sampled.len();
-        let chosen = self.words(tokens)?.iter().map(|token| u32::from_le_bytes(*token));
-        sampled.extend(chosen.map(|token| Sampled { token, logprob: 0.0 }));
-        for (sampled, logprob) in sampled[first..].iter_mut().zip(self.words(logprobs)?) {
-            sampled.logprob = f32::from_le_bytes(*logprob);
-        }
-        for [start, end] in &self.events[..self.ops.len()] {
-            let at = |event| -> Result<Nanos, DeviceError> {
-                // The card's clock is not the host's: it may run a little faster.
-                Ok((self.anchor + self.driver.elapsed(self.begun, event)?).min(now))
-            };
-            spans.push(Span { start: at(*start)?, end: at(*end)? });
-        }
-        Ok(())
+        self.submit()?;
+        let Self { flights, driver, clock, .. } = self;
+        flights.end(&**driver, || clock.now(), spans, sampled)
     }
 
     /// Not numbers if the device fails while they are read.

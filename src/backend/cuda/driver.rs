@@ -28,6 +28,10 @@ pub struct Function(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Event(pub u64);
 
+/// A place in the host's memory that a device copies to while the host goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shelf(pub u64);
+
 /// Launches and records that were written down and can be asked for as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Graph(pub u64);
@@ -156,8 +160,8 @@ impl Arguments {
 ///
 /// Duties of an implementor:
 /// 1. Work is done in the order it was asked for. What a call enqueues may run after it returned.
-/// 2. Memory, functions, events and graphs live as long as the driver; [`Driver::free`] and
-///    [`Driver::forget`] end memory and graphs sooner, when all work before them is done.
+/// 2. Memory, functions, events, shelves and graphs live as long as the driver; [`Driver::free`]
+///    and [`Driver::forget`] end memory and graphs sooner, when all work before them is done.
 /// 3. A failure of enqueued work is said by a later call, at the latest by [`Driver::wait`].
 pub trait Driver {
     /// The device.
@@ -192,6 +196,25 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if the device is lost, or work before this failed.
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError>;
+
+    /// A new shelf of `bytes`, all of them zero.
+    ///
+    /// # Errors
+    /// [`DriverError::OutOfMemory`], or [`DriverError::Failed`] if the device is lost.
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError>;
+
+    /// Enqueues a copy that fills the shelf.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError>;
+
+    /// What is on the shelf, as many bytes as it has. An event behind the last copy there has
+    /// passed.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if there is no such shelf.
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError>;
 
     /// Makes the kernels of these programs known.
     ///
@@ -229,6 +252,12 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if the device is lost.
     fn record(&self, event: Event) -> Result<(), DriverError>;
+
+    /// Waits until the device has come to where an event was last recorded.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if work before it failed, or the device is lost.
+    fn wait_for(&self, event: Event) -> Result<(), DriverError>;
 
     /// Time from one recorded event to a later one, once both have passed.
     ///

@@ -35,7 +35,8 @@ pub(super) struct Graphs {
 struct Kept {
     /// The operations that were captured: a step may be a part of another one of its form.
     ops: Vec<Op>,
-    graph: Graph,
+    /// One for each set of events that a step may write.
+    graphs: Vec<Graph>,
 }
 
 impl Cuda {
@@ -45,33 +46,37 @@ impl Cuda {
     /// [`DeviceError::OutOfMemory`] if there is no room for a graph, [`DeviceError::Lost`] if the
     /// device fails.
     pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
-        let kept = &self.graphs.kept;
+        let (kept, set) = (&self.graphs.kept, self.flights.set());
         let graph = match kept.get(&form) {
-            Some(kept) if kept.ops == self.ops => Some(kept.graph),
+            Some(kept) if kept.ops == self.ops => Some(kept.graphs[set]),
             None if kept.len() >= MOST => None,
-            _ => Some(self.capture(form)?),
+            _ => Some(self.capture(form)?[set]),
         };
-        self.begin()?;
+        self.begin(self.ops.len())?;
         let ran = match graph {
             Some(graph) => self.driver.replay(graph),
-            None => self.run_ops(),
+            None => self.run_ops(set),
         };
         Ok(ran?)
     }
 
-    fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
-        self.driver.begin_capture()?;
-        self.run_ops()?;
-        let graph = self.driver.end_capture()?;
-        let kept = Kept { ops: self.ops.clone(), graph };
-        if let Some(before) = self.graphs.kept.insert(form, kept) {
-            self.driver.forget(before.graph)?;
+    fn capture(&mut self, form: Form) -> Result<&[Graph], DriverError> {
+        let mut graphs = Vec::with_capacity(self.flights.most());
+        for set in 0..self.flights.most() {
+            self.driver.begin_capture()?;
+            self.run_ops(set)?;
+            graphs.push(self.driver.end_capture()?);
         }
-        Ok(graph)
+        if let Some(before) = self.graphs.kept.remove(&form) {
+            before.graphs.into_iter().try_for_each(|graph| self.driver.forget(graph))?;
+        }
+        let kept = Kept { ops: self.ops.clone(), graphs };
+        Ok(&self.graphs.kept.entry(form).or_insert(kept).graphs)
     }
 
-    fn run_ops(&self) -> Result<(), DriverError> {
-        let mut ops = self.ops.iter().zip(&self.events);
+    /// Launches the operations one by one, with the events of a set.
+    fn run_ops(&self, set: usize) -> Result<(), DriverError> {
+        let mut ops = self.ops.iter().zip(self.flights.operations(set));
         ops.try_for_each(|(op, events)| self.run_between(*op, *events))
     }
 }

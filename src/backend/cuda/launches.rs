@@ -35,6 +35,7 @@ pub(super) struct Kernels {
     prefill: Function,
     scan: Function,
     choose: Function,
+    take_chosen: Function,
 }
 
 impl Kernels {
@@ -68,6 +69,7 @@ impl Kernels {
             prefill: find(format!("attn_prefill_d{heads}_{kv}"))?,
             scan: find("sample_scan".to_owned())?,
             choose: find("sample_choose".to_owned())?,
+            take_chosen: find("take_chosen".to_owned())?,
         })
     }
 }
@@ -105,6 +107,20 @@ impl Cuda {
             | Op::Sample => Ok(()),
             other => self.run_unfused(other),
         }
+    }
+
+    /// Puts the tokens that the step before chose among the step's tokens.
+    pub(super) fn take_awaited(&self) -> Result<(), DriverError> {
+        let placed = &self.step.placed;
+        if placed.awaited == 0 {
+            return Ok(());
+        }
+        let arguments = Arguments::new()
+            .addresses([placed.tokens, self.rooms.chosen[0]])
+            .addresses([placed.awaited_rows, placed.awaited_choices])
+            .int(placed.awaited);
+        let grid = [placed.awaited.div_ceil(256), 1, 1];
+        self.driver.launch(self.kernels.take_chosen, grid, 256, &arguments)
     }
 
     fn embed(&self) -> Result<(), DriverError> {

@@ -8,7 +8,8 @@
 //! host, and one that only writes down what it is asked.
 //!
 //! Steps of decoded rows alone are captured once for each form and replayed as a whole from then
-//! on, with the events between their kernels.
+//! on, with the events between their kernels. A step may be handed over while another one runs; the
+//! tokens that it awaits do not leave the device.
 //!
 //! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
 //! graph is made when its form is first met. In duty 5: a row does
@@ -20,6 +21,7 @@
 
 mod device;
 mod driver;
+mod flights;
 mod graphs;
 mod image;
 mod launches;
@@ -37,7 +39,7 @@ mod unfused;
 mod weights;
 
 pub use device::{Cuda, Options};
-pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Shelf};
 pub use image::{Activation, Program};
 pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachine, look};
 pub use nvidia::{OpenError, open};

@@ -11,7 +11,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Shelf};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
@@ -138,6 +138,8 @@ struct Nvidia {
     modules: RefCell<Vec<sys::CUmodule>>,
     allocated: RefCell<BTreeSet<Address>>,
     events: RefCell<Vec<sys::CUevent>>,
+    /// Host memory that the card copies to, and its bytes.
+    shelves: RefCell<Vec<(*mut c_void, usize)>>,
     /// None where one was forgotten.
     graphs: RefCell<Vec<Option<sys::CUgraphExec>>>,
     capturing: Cell<bool>,
@@ -169,6 +171,7 @@ impl Nvidia {
             modules: RefCell::default(),
             allocated: RefCell::default(),
             events: RefCell::default(),
+            shelves: RefCell::default(),
             graphs: RefCell::default(),
             capturing: Cell::new(false),
         })
@@ -178,6 +181,14 @@ impl Nvidia {
         self.events.borrow().get(event.0 as usize).copied().ok_or_else(|| DriverError::Failed {
             call: "cuEventRecord".to_owned(),
             what: format!("there is no event {}", event.0),
+        })
+    }
+
+    fn shelf_of(&self, shelf: Shelf) -> Result<(*mut c_void, usize), DriverError> {
+        let known = self.shelves.borrow().get(shelf.0 as usize).copied();
+        known.ok_or_else(|| DriverError::Failed {
+            call: "cuMemcpyDtoHAsync".to_owned(),
+            what: format!("there is no shelf {}", shelf.0),
         })
     }
 }
@@ -193,6 +204,9 @@ impl Drop for Nvidia {
             }
             for event in self.events.get_mut().drain(..) {
                 sys::cuEventDestroy_v2(event);
+            }
+            for (shelf, _) in self.shelves.get_mut().drain(..) {
+                sys::cuMemFreeHost(shelf);
             }
             for address in std::mem::take(self.allocated.get_mut()) {
                 sys::cuMemFree_v2(address.0);
@@ -250,6 +264,35 @@ impl Driver for Nvidia {
         let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.0, bytes.len(), self.stream) };
         said("cuMemcpyDtoHAsync", result)?;
         self.wait()
+    }
+
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError> {
+        let mut pointer = ptr::null_mut();
+        let bytes = usize::try_from(bytes.max(1)).map_err(|_| DriverError::OutOfMemory)?;
+        // Copies to other host memory make the host wait.
+        // SAFETY: the place is ours.
+        said("cuMemAllocHost", unsafe { sys::cuMemAllocHost_v2(&raw mut pointer, bytes) })?;
+        // SAFETY: so many bytes were just allocated, and nothing else knows of them.
+        unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
+        let mut shelves = self.shelves.borrow_mut();
+        shelves.push((pointer, bytes));
+        Ok(Shelf(shelves.len() as u64 - 1))
+    }
+
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
+        let (to, bytes) = self.shelf_of(to)?;
+        // SAFETY: the shelf lives as long as the driver, which waits for its work when it ends, and
+        // is not looked at until an event behind this has passed.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.0, bytes, self.stream) };
+        said("cuMemcpyDtoHAsync", result)
+    }
+
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError> {
+        let (from, most) = self.shelf_of(from)?;
+        let count = bytes.len().min(most);
+        // SAFETY: the shelf has so many bytes, and the card has done with it.
+        unsafe { ptr::copy_nonoverlapping(from.cast(), bytes.as_mut_ptr(), count) };
+        Ok(())
     }
 
     fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
@@ -323,6 +366,12 @@ impl Driver for Nvidia {
         }
         // SAFETY: as above.
         said("cuEventRecord", unsafe { sys::cuEventRecord(event, self.stream) })
+    }
+
+    fn wait_for(&self, event: Event) -> Result<(), DriverError> {
+        let event = self.event_of(event)?;
+        // SAFETY: the event lives as long as the driver.
+        said("cuEventSynchronize", unsafe { sys::cuEventSynchronize(event) })
     }
 
     fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError> {

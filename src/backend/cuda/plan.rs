@@ -125,6 +125,11 @@ impl Plan {
         self.techniques.has(technique)
     }
 
+    /// How many steps may be in flight.
+    pub const fn steps_in_flight(&self) -> u32 {
+        if self.uses(Technique::AsyncScheduling) { 2 } else { 1 }
+    }
+
     /// Whether weights are written out as activations before they are multiplied.
     pub fn dequantizes(&self) -> bool {
         self.format != Format::W16 && !self.uses(Technique::FusedDequantize)

@@ -6,6 +6,7 @@ use crate::cost::Technique;
 use crate::model::Shape;
 
 use super::driver::{Address, Driver};
+use super::flights::shelf_bytes;
 use super::plan::{Plan, parts};
 use super::weights::{Weights, allocate};
 
@@ -31,7 +32,7 @@ pub(super) struct Rooms {
     pub counts: Address,
     /// Results of parts of the vocabulary.
     pub scanned: Address,
-    /// Tokens, their log-probabilities and the entropies of their rows.
+    /// Tokens, their log-probabilities and the entropies of their rows, one behind another.
     pub chosen: [Address; 3],
     /// Cosines and sines of every position.
     pub turns: Address,
@@ -108,8 +109,10 @@ impl<'a> Room<'a> {
         self.driver.write(counts, &vec![0; 4 * tiles as usize])?;
         let parts = u64::from(shape.vocab.div_ceil(super::launches::SCANNED));
         let scanned = self.take("parts of the vocabulary", 4 * asked * parts * 6)?;
-        let mut words = || self.take("chosen tokens", 4 * asked);
-        let chosen = [words()?, words()?, words()?];
+        // The first two are fetched together.
+        let words = shelf_bytes(plan.limits.logits_rows as usize) as u64 / 2;
+        let tokens = self.take("chosen tokens", 3 * words)?;
+        let chosen = [tokens, tokens.plus(words), tokens.plus(2 * words)];
         let table = Turns::new(&shape.rope, shape.head_dim as usize, plan.positions as usize);
         let bytes: Vec<u8> = table.table().iter().flat_map(|turn| turn.to_le_bytes()).collect();
         let turns = self.take("turns of every position", bytes.len() as u64)?;

@@ -129,6 +129,7 @@ impl Bench {
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.device.backend_mut().begin_step(&StepInputs {
             masks: &[],
+            awaited: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,
