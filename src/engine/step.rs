@@ -115,6 +115,8 @@ pub struct Engine<'c> {
     operations: Vec<(Op, Budget)>,
     spans: Vec<Span>,
     sampled: Vec<Sampled>,
+    /// Whether the device says when each operation ran.
+    timed: bool,
 }
 
 impl<'c> Engine<'c> {
@@ -162,6 +164,7 @@ impl<'c> Engine<'c> {
             operations: Vec::new(),
             spans: Vec::new(),
             sampled: Vec::new(),
+            timed: true,
         })
     }
 
@@ -187,9 +190,16 @@ impl<'c> Engine<'c> {
         &mut *self.backend
     }
 
-    /// Gives the device back.
+    /// Whether each operation is to be timed from the next step on; a device may do it anyway.
+    /// Of steps that are not timed no launches are told.
+    pub fn time_operations(&mut self, each: bool) {
+        self.timed = self.backend.time_operations(each);
+    }
+
+    /// Gives the device back, every operation of which is timed.
     #[must_use]
-    pub fn into_backend(self) -> Box<dyn Backend> {
+    pub fn into_backend(mut self) -> Box<dyn Backend> {
+        self.time_operations(true);
         self.backend
     }
 
@@ -383,11 +393,11 @@ impl<'c> Engine<'c> {
         self.spans.clear();
         self.sampled.clear();
         backend.end_step(&mut self.spans, &mut self.sampled)?;
-        let (handed, returned) = (operations.len(), self.spans.len());
+        let (timed, returned) = (if self.timed { operations.len() } else { 0 }, self.spans.len());
         let (asked, sampled) = (inputs.logits_rows.len(), self.sampled.len());
-        if handed != returned || asked != sampled {
+        if timed != returned || asked != sampled {
             return Err(DeviceError::Lost(format!(
-                "{returned} times for {handed} operations, {sampled} tokens for {asked} rows"
+                "{returned} times for {timed} timed operations, {sampled} tokens for {asked} rows"
             )));
         }
         Ok((start, self.clock.now()))

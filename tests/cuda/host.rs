@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use gemba::backend::cuda::{
     Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -225,5 +226,9 @@ impl Driver for Host {
 
     fn wait(&self) -> Result<(), DriverError> {
         Ok(())
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        Err("the host shim keeps none")
     }
 }

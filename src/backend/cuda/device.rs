@@ -4,19 +4,22 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
+use crate::backend::{
+    Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+};
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::{Bytes, Nanos};
 
-use super::driver::{Address, Driver, DriverError, Event};
+use super::driver::{Address, Driver, Event};
 use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::Kernels;
 use super::plan::Plan;
 use super::rooms::{Room, Rooms};
 use super::step::Step;
+use super::timing::Timing;
 use super::weights::{Upload, Weights, allocate};
 
 /// How a model is put on a card.
@@ -40,20 +43,21 @@ pub struct Cuda {
     pub(super) plan: Plan,
     storage: Storage,
     pub(super) description: Description,
-    clock: Arc<dyn Clock + Send>,
+    pub(super) clock: Arc<dyn Clock + Send>,
     pub(super) weights: Weights,
     /// Keys and values of each layer, and their scales where they have any.
     pub(super) cache: Vec<[Address; 4]>,
     pub(super) rooms: Rooms,
     pub(super) step: Step,
     /// The first launch of a step, and the beginning and end of each.
-    begun: Event,
+    pub(super) begun: Event,
     pub(super) events: Vec<[Event; 2]>,
     /// The operations of the step so far.
     pub(super) ops: Vec<Op>,
     pub(super) graphs: Graphs,
+    pub(super) timing: Timing,
     /// The host's time just before the first launch.
-    anchor: Nanos,
+    pub(super) anchor: Nanos,
     /// What is read back of a step's tokens.
     chosen: Vec<u8>,
     logits: OnceCell<Vec<f32>>,
@@ -131,6 +135,7 @@ impl Cuda {
             ops: Vec::with_capacity(events.len()),
             events,
             graphs: Graphs::default(),
+            timing: Timing::new(&*driver),
             anchor: Nanos::ZERO,
             chosen: vec![0; 4 * plan.limits.logits_rows as usize],
             logits: OnceCell::new(),
@@ -138,20 +143,6 @@ impl Cuda {
             plan,
             driver,
         })
-    }
-
-    /// The device begins with the step: times of its operations count from here.
-    pub(super) fn begin(&mut self) -> Result<(), DriverError> {
-        // The device comes to the event after this, so that no span begins before its launch.
-        self.anchor = self.clock.now();
-        self.driver.record(self.begun)
-    }
-
-    /// Launches `op` between two events.
-    pub(super) fn run_between(&self, op: Op, [start, end]: [Event; 2]) -> Result<(), DriverError> {
-        self.driver.record(start)?;
-        self.run(op)?;
-        self.driver.record(end)
     }
 
     /// The words that the device wrote for each row that asked for logits.
@@ -212,6 +203,7 @@ impl Backend for Cuda {
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
         self.ops.clear();
+        self.timing.begin_step();
         self.logits.take();
         self.step.take(&*self.driver, inputs)
     }
@@ -221,19 +213,19 @@ impl Backend for Cuda {
             let what = format!("{op:?} of a model of {} layers", self.shape.layers);
             return Err(DeviceError::Limits(what));
         }
-        let Some(&events) = self.events.get(self.ops.len()) else {
-            let most = self.events.len();
+        let (at, most) = (self.ops.len(), self.events.len());
+        if at == most {
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
-        };
+        }
         self.ops.push(op);
         if self.step.placed.form.is_some() {
             // They are asked for as a whole when all are known.
             return Ok(());
         }
-        if self.ops.len() == 1 {
+        if at == 0 {
             self.begin()?;
         }
-        Ok(self.run_between(op, events)?)
+        Ok(self.run_at(at)?)
     }
 
     fn end_step(
@@ -253,14 +245,16 @@ impl Backend for Cuda {
         for (sampled, logprob) in sampled[first..].iter_mut().zip(self.words(logprobs)?) {
             sampled.logprob = f32::from_le_bytes(*logprob);
         }
-        for [start, end] in &self.events[..self.ops.len()] {
-            let at = |event| -> Result<Nanos, DeviceError> {
-                // The card's clock is not the host's: it may run a little faster.
-                Ok((self.anchor + self.driver.elapsed(self.begun, event)?).min(now))
-            };
-            spans.push(Span { start: at(*start)?, end: at(*end)? });
-        }
-        Ok(())
+        self.spans(now, spans)
+    }
+
+    fn time_operations(&mut self, each: bool) -> bool {
+        self.time_each(each);
+        each
+    }
+
+    fn timed_by(&self) -> TimedBy {
+        self.timing.timed_by()
     }
 
     /// Not numbers if the device fails while they are read.

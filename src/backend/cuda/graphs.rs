@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use crate::backend::{DeviceError, Op};
 
 use super::device::Cuda;
-use super::driver::{DriverError, Graph};
+use super::driver::{Driver, DriverError, Graph};
+use super::timeline::{Launches, Nodes};
+use super::timing::Way;
 
 /// The most forms that are kept. Those beyond run launch by launch.
 const MOST: usize = 512;
@@ -26,16 +28,37 @@ pub(super) struct Form {
     pub pieces: u32,
 }
 
-/// The graphs of a device.
+/// The graphs of a device, each with what tells the times of its operations: events stand in a
+/// graph between its kernels, records of them do not.
 #[derive(Default)]
 pub(super) struct Graphs {
-    kept: HashMap<Form, Kept>,
+    kept: HashMap<(Form, Way), Kept>,
 }
 
 struct Kept {
     /// The operations that were captured: a step may be a part of another one of its form.
     ops: Vec<Op>,
     graph: Graph,
+    /// Their kernels, where records tell their times, and what is known of the graph's nodes.
+    launches: Launches,
+    nodes: Nodes,
+}
+
+impl Graphs {
+    /// What was captured for a form whose times records tell.
+    pub fn captured(&mut self, form: Form) -> Option<(&Launches, &mut Nodes)> {
+        let kept = self.kept.get_mut(&(form, Way::Records))?;
+        Some((&kept.launches, &mut kept.nodes))
+    }
+
+    /// Ends the graphs whose times are told in this way.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    pub fn forget(&mut self, driver: &dyn Driver, told: Way) -> Result<(), DriverError> {
+        let mut ended = self.kept.extract_if(|(_, way), _| *way == told);
+        ended.try_for_each(|(_, kept)| driver.forget(kept.graph))
+    }
 }
 
 impl Cuda {
@@ -45,13 +68,14 @@ impl Cuda {
     /// [`DeviceError::OutOfMemory`] if there is no room for a graph, [`DeviceError::Lost`] if the
     /// device fails.
     pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
-        let kept = &self.graphs.kept;
-        let graph = match kept.get(&form) {
+        let (kept, place) = (&self.graphs.kept, (form, self.timing.way()));
+        let graph = match kept.get(&place) {
             Some(kept) if kept.ops == self.ops => Some(kept.graph),
             None if kept.len() >= MOST => None,
-            _ => Some(self.capture(form)?),
+            _ => Some(self.capture(place)?),
         };
         self.begin()?;
+        self.timing.replayed = graph.map(|_| form);
         let ran = match graph {
             Some(graph) => self.driver.replay(graph),
             None => self.run_ops(),
@@ -59,19 +83,15 @@ impl Cuda {
         Ok(ran?)
     }
 
-    fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
+    fn capture(&mut self, place: (Form, Way)) -> Result<Graph, DriverError> {
         self.driver.begin_capture()?;
         self.run_ops()?;
         let graph = self.driver.end_capture()?;
-        let kept = Kept { ops: self.ops.clone(), graph };
-        if let Some(before) = self.graphs.kept.insert(form, kept) {
+        let launches = std::mem::take(&mut self.timing.launches);
+        let kept = Kept { ops: self.ops.clone(), graph, launches, nodes: Nodes::default() };
+        if let Some(before) = self.graphs.kept.insert(place, kept) {
             self.driver.forget(before.graph)?;
         }
         Ok(graph)
-    }
-
-    fn run_ops(&self) -> Result<(), DriverError> {
-        let mut ops = self.ops.iter().zip(&self.events);
-        ops.try_for_each(|(op, events)| self.run_between(*op, *events))
     }
 }

@@ -1,0 +1,225 @@
+//! When the operations of a step ran.
+//!
+//! Where the driver has records of kernels they tell it, and nothing stands between kernels. Else
+//! events do, one before and one after each operation. Steps can also run with nothing that tells
+//! it: so fast is the device when nobody looks.
+//!
+//! Records may be dropped, and then it is not known whose the others are. No time is made up: such
+//! a step is asked for once more, with events. A step is a function of its inputs, which still lie
+//! on the device, so that it computes the same once more and these are times that it took; what
+//! the first time took stands in the books as time in which nothing of it ran. From that step on
+//! events tell the times, as a device that drops some records will drop more.
+
+use crate::backend::{DeviceError, Span, TimedBy};
+use crate::unit::Nanos;
+
+use super::device::Cuda;
+use super::driver::{Driver, DriverError};
+use super::graphs::Form;
+use super::timeline::{Clocks, Launches, Misfit, Record};
+
+/// What tells the times of a step's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    Records,
+    Events,
+    Nothing,
+}
+
+/// How a device's operations are timed, and what is known of the running step.
+pub(super) struct Timing {
+    each: bool,
+    /// Why there are no records, if there are none.
+    untraced: Option<String>,
+    /// What was launched one by one in this step, or written down.
+    pub launches: Launches,
+    records: Vec<Record>,
+    /// The time of records when it began.
+    begun: Result<Nanos, DriverError>,
+    /// The form whose graph was replayed, if one was.
+    pub replayed: Option<Form>,
+}
+
+impl Timing {
+    /// Each operation, by records if there are any.
+    pub fn new(driver: &dyn Driver) -> Self {
+        Self {
+            each: true,
+            untraced: driver.tracer().err().map(str::to_owned),
+            launches: Launches::default(),
+            records: Vec::new(),
+            begun: Ok(Nanos::ZERO),
+            replayed: None,
+        }
+    }
+
+    /// What tells the times of the next step.
+    pub const fn way(&self) -> Way {
+        match (self.each, &self.untraced) {
+            (false, _) => Way::Nothing,
+            (true, None) => Way::Records,
+            (true, Some(_)) => Way::Events,
+        }
+    }
+
+    /// Another step comes.
+    pub fn begin_step(&mut self) {
+        self.launches.clear();
+        self.replayed = None;
+    }
+
+    pub fn timed_by(&self) -> TimedBy {
+        match &self.untraced {
+            None => TimedBy::Records,
+            Some(why) => TimedBy::Events(why.clone()),
+        }
+    }
+}
+
+impl Cuda {
+    /// The device begins with the step: times of its operations count from here.
+    pub(super) fn begin(&mut self) -> Result<(), DriverError> {
+        self.anchor = self.clock.now();
+        match self.timing.way() {
+            // Whoever asks for the spans is told what failed.
+            Way::Records => self.timing.begun = self.records_now(),
+            // The device comes to it after this, so that no span begins before its launch.
+            Way::Events => self.driver.record(self.begun)?,
+            Way::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Launches operation `at` of the step, with what tells its times.
+    pub(super) fn run_at(&mut self, at: usize) -> Result<(), DriverError> {
+        let (op, [start, end]) = (self.ops[at], self.events[at]);
+        match self.timing.way() {
+            Way::Records => {
+                self.run(op)?;
+                if let Ok(tracer) = self.driver.tracer() {
+                    tracer.launched(&mut self.timing.launches.kernels);
+                }
+                self.timing.launches.end_operation();
+                Ok(())
+            }
+            Way::Events => {
+                self.driver.record(start)?;
+                self.run(op)?;
+                self.driver.record(end)
+            }
+            Way::Nothing => self.run(op),
+        }
+    }
+
+    /// Launches all operations of the step.
+    pub(super) fn run_ops(&mut self) -> Result<(), DriverError> {
+        (0..self.ops.len()).try_for_each(|at| self.run_at(at))
+    }
+
+    /// Appends the span of each operation of the step, all of which were done at `now`; none if
+    /// nothing tells them.
+    pub(super) fn spans(&mut self, now: Nanos, spans: &mut Vec<Span>) -> Result<(), DeviceError> {
+        match self.timing.way() {
+            Way::Nothing => return Ok(()),
+            _ if self.ops.is_empty() => return Ok(()),
+            Way::Events => return self.event_spans(now, spans),
+            Way::Records => {}
+        }
+        let Err(why) = self.record_spans(now, spans) else { return Ok(()) };
+        self.give_up(why)?;
+        self.begin()?;
+        self.run_ops()?;
+        self.driver.wait()?;
+        self.event_spans(self.clock.now(), spans)
+    }
+
+    fn event_spans(&self, now: Nanos, spans: &mut Vec<Span>) -> Result<(), DeviceError> {
+        for [start, end] in &self.events[..self.ops.len()] {
+            let at = |event| -> Result<Nanos, DeviceError> {
+                // The card's clock is not the host's: it may run a little faster.
+                Ok((self.anchor + self.driver.elapsed(self.begun, event)?).min(now))
+            };
+            spans.push(Span { start: at(*start)?, end: at(*end)? });
+        }
+        Ok(())
+    }
+
+    /// Appends spans from records, or says why they cannot be had.
+    fn record_spans(&mut self, now: Nanos, spans: &mut Vec<Span>) -> Result<(), String> {
+        self.collect().map_err(|error| error.to_string())?;
+        let begun = self.timing.begun.clone().map_err(|error| error.to_string())?;
+        let ended = self.records_now().map_err(|error| error.to_string())?;
+        let clocks = Clocks { ours: [self.anchor, now], records: [begun, ended] };
+        self.join(&clocks, spans).map_err(|misfit| {
+            format!("the records of a step are not those of its launches: {misfit}")
+        })
+    }
+
+    fn records_now(&self) -> Result<Nanos, DriverError> {
+        self.driver.tracer().map_err(no_records)?.now()
+    }
+
+    fn collect(&mut self) -> Result<(), DriverError> {
+        self.timing.records.clear();
+        let tracer = self.driver.tracer().map_err(no_records)?;
+        match tracer.records(&mut self.timing.records)? {
+            0 => Ok(()),
+            dropped => Err(no_records(&Misfit::Dropped(dropped).to_string())),
+        }
+    }
+
+    fn join(&mut self, clocks: &Clocks, spans: &mut Vec<Span>) -> Result<(), Misfit> {
+        let Timing { launches, records, replayed, .. } = &mut self.timing;
+        let Some(form) = replayed else {
+            launches.order(records)?;
+            return launches.spans(records, clocks, spans);
+        };
+        match self.graphs.captured(*form) {
+            Some((launches, nodes)) => {
+                launches.order_replayed(nodes, records)?;
+                launches.spans(records, clocks, spans)
+            }
+            None => Err(Misfit::Count { launches: 0, records: records.len() }),
+        }
+    }
+
+    /// Events tell the times from now on.
+    fn give_up(&mut self, why: String) -> Result<(), DriverError> {
+        if let Ok(tracer) = self.driver.tracer() {
+            // Whether it stops or not, it is not asked again.
+            let _ = tracer.trace(false);
+        }
+        self.timing.untraced = Some(why);
+        self.graphs.forget(&*self.driver, Way::Records)
+    }
+
+    /// Whether operations are timed from the next step on.
+    pub(super) fn time_each(&mut self, each: bool) {
+        let before = std::mem::replace(&mut self.timing.each, each);
+        if before == each || self.timing.untraced.is_some() {
+            return;
+        }
+        if let Ok(tracer) = self.driver.tracer() {
+            // Without its records the next step that is timed goes back to events.
+            let _ = tracer.trace(each);
+        }
+    }
+
+    /// Does `work` without records of it.
+    pub(super) fn untraced<T>(&self, work: impl FnOnce() -> T) -> T {
+        let tracer = match self.timing.way() {
+            Way::Records => self.driver.tracer().ok(),
+            Way::Events | Way::Nothing => None,
+        };
+        let Some(tracer) = tracer else { return work() };
+        // As above.
+        let _ = tracer.trace(false);
+        let done = work();
+        let _ = tracer.trace(true);
+        done
+    }
+}
+
+fn no_records(why: &str) -> DriverError {
+    DriverError::Failed { call: "records".to_owned(), what: why.to_owned() }
+}
