@@ -104,8 +104,8 @@ struct Traces {
 }
 
 /// How long a kernel takes, by its records.
-pub fn took(function: Function) -> Nanos {
-    Nanos(10 + function.0)
+pub fn took(kernel: &str) -> Nanos {
+    Nanos(10 + kernel.len() as u64)
 }
 
 impl Recorded {
@@ -158,7 +158,7 @@ impl Recorded {
 
     fn run(&self, kernel: Function, node: u64) {
         let start = Nanos(self.clock.get() + 1);
-        let end = start + took(kernel);
+        let end = start + took(&self.functions.borrow()[kernel.0 as usize]);
         self.clock.set(end.0);
         if let Some(traces) = self.traces.as_ref().filter(|traces| traces.on.get()) {
             traces.ran.borrow_mut().push(Record { kernel: Some(kernel), start, end, node });
