@@ -4,7 +4,8 @@
 //! names the node that ran, where the other kind would have all kernels wait for each other. It is
 //! asked for before anything is launched, since code that was loaded before is slow to be prepared
 //! for it. What it costs is not known before it runs on a card; `gemba bench` and the paired runs
-//! of each recorded run measure it.
+//! of each recorded run measure it, against steps of the same process after the library was told to
+//! stop. What it costs then is in both: a machine without the library shows that.
 //!
 //! The library hands buffers back through functions that are told nothing of who asked, on a
 //! thread that it may choose: so what it hands back lies in one place for the process, and one

@@ -194,6 +194,7 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
+            // Records end before the context does.
             self.tracer = Err(String::new());
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);

@@ -35,7 +35,7 @@ pub(super) struct Timing {
     pub launches: Launches,
     records: Vec<Record>,
     /// The time of records when it began.
-    begun: Result<Nanos, DriverError>,
+    begun: Result<Nanos, String>,
     /// The form whose graph was replayed, if one was.
     pub replayed: Option<Form>,
 }
@@ -126,7 +126,7 @@ impl Cuda {
             Way::Records => {}
         }
         let Err(why) = self.record_spans(now, spans) else { return Ok(()) };
-        self.give_up(why)?;
+        self.give_up(format!("from a step on whose records do not tell its times ({why})"))?;
         self.begin()?;
         self.run_ops()?;
         self.driver.wait()?;
@@ -146,26 +146,18 @@ impl Cuda {
 
     /// Appends spans from records, or says why they cannot be had.
     fn record_spans(&mut self, now: Nanos, spans: &mut Vec<Span>) -> Result<(), String> {
-        self.collect().map_err(|error| error.to_string())?;
-        let begun = self.timing.begun.clone().map_err(|error| error.to_string())?;
-        let ended = self.records_now().map_err(|error| error.to_string())?;
-        let clocks = Clocks { ours: [self.anchor, now], records: [begun, ended] };
-        self.join(&clocks, spans).map_err(|misfit| {
-            format!("the records of a step are not those of its launches: {misfit}")
-        })
-    }
-
-    fn records_now(&self) -> Result<Nanos, DriverError> {
-        self.driver.tracer().map_err(no_records)?.now()
-    }
-
-    fn collect(&mut self) -> Result<(), DriverError> {
         self.timing.records.clear();
-        let tracer = self.driver.tracer().map_err(no_records)?;
-        match tracer.records(&mut self.timing.records)? {
-            0 => Ok(()),
-            dropped => Err(no_records(&Misfit::Dropped(dropped).to_string())),
-        }
+        let dropped = self.driver.tracer()?.records(&mut self.timing.records).map_err(said)?;
+        let records = [self.timing.begun.clone()?, self.records_now()?];
+        let joined = match dropped {
+            0 => self.join(&Clocks { ours: [self.anchor, now], records }, spans),
+            dropped => Err(Misfit::Dropped(dropped)),
+        };
+        joined.map_err(|misfit| misfit.to_string())
+    }
+
+    fn records_now(&self) -> Result<Nanos, String> {
+        self.driver.tracer()?.now().map_err(said)
     }
 
     fn join(&mut self, clocks: &Clocks, spans: &mut Vec<Span>) -> Result<(), Misfit> {
@@ -220,6 +212,6 @@ impl Cuda {
     }
 }
 
-fn no_records(why: &str) -> DriverError {
-    DriverError::Failed { call: "records".to_owned(), what: why.to_owned() }
+fn said(error: DriverError) -> String {
+    error.to_string()
 }
