@@ -14,11 +14,13 @@ mod kept;
 mod meter;
 pub mod modelled;
 mod op;
+mod timed;
 
 pub use kept::cache_folder;
 pub(crate) use kept::kept;
 pub use meter::{Meter, Reading};
 pub use op::{Attending, Norm, Op, Projection};
+pub use timed::TimedBy;
 
 use crate::cost::Storage;
 use crate::event::Ceilings;
@@ -222,7 +224,8 @@ pub enum DeviceError {
 /// 3. `end_step` returns when every operation of the oldest step in flight has run. It appends one
 ///    [`Span`] per launch, in launch order, in the clock the backend was built with, and one
 ///    [`Sampled`] per row that asked for logits, in order. Steps do not overlap: none begins
-///    before the end of the one before.
+///    before the end of the one before. Of a step whose operations are not timed it appends no
+///    span.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one
@@ -288,6 +291,19 @@ pub trait Backend {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError>;
+
+    /// Whether each operation of the next steps is to be timed, which a device does from the
+    /// beginning; says whether it is. Where it is not, nothing stands between kernels that would
+    /// not be there for the result's sake. A device that times its operations for next to nothing
+    /// may go on doing so. No step is in flight.
+    fn time_operations(&mut self, _each: bool) -> bool {
+        true
+    }
+
+    /// What tells the times of operations, while they are timed. It may change between steps.
+    fn timed_by(&self) -> TimedBy {
+        TimedBy::HostClock
+    }
 
     /// The logits of the last step, which must have ended, `[logits_rows, vocab]` row-major. For
     /// quality checks; slow on a device with its own memory.

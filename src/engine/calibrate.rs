@@ -42,10 +42,11 @@ pub fn kept_calibration(
 ) -> Result<Vec<Calibration>, DeviceError> {
     let description = backend.description();
     let key = format!(
-        "calibration|{}|{}|{}|{machine}|{:?}|{:?}|{:?}",
+        "calibration|{}|{}|{}|{}|{machine}|{:?}|{:?}|{:?}",
         env!("CARGO_PKG_VERSION"),
         description.kind,
         description.name,
+        backend.timed_by().code(),
         backend.storage(),
         backend.limits(),
         backend.shape(),

@@ -122,6 +122,8 @@ pub struct Engine<'c> {
     operations: Vec<(Op, Budget)>,
     spans: Vec<Span>,
     sampled: Vec<Sampled>,
+    /// Whether the device says when each operation ran.
+    timed: bool,
 }
 
 /// A step that was launched and whose result was not taken.
@@ -134,6 +136,8 @@ struct Flight {
     /// When the device had nothing else left to do: when the host began to prepare the step, or
     /// when the step before ended.
     host_start: Nanos,
+    /// Whether the device says when each operation ran.
+    timed: bool,
     /// When the device could begin: when its first operation was handed over, or when the step
     /// before ended.
     start: Nanos,
@@ -190,6 +194,7 @@ impl<'c> Engine<'c> {
             operations: Vec::new(),
             spans: Vec::new(),
             sampled: Vec::new(),
+            timed: true,
         })
     }
 
@@ -215,9 +220,17 @@ impl<'c> Engine<'c> {
         &mut *self.backend
     }
 
-    /// Gives the device back.
+    /// Whether each operation is to be timed from the next step on; a device may do it anyway.
+    /// Of steps that are not timed no launches are told. No step is in flight, see
+    /// [`Engine::settle`].
+    pub fn time_operations(&mut self, each: bool) {
+        self.timed = self.backend.time_operations(each);
+    }
+
+    /// Gives the device back, every operation of which is timed.
     #[must_use]
-    pub fn into_backend(self) -> Box<dyn Backend> {
+    pub fn into_backend(mut self) -> Box<dyn Backend> {
+        self.time_operations(true);
         self.backend
     }
 
@@ -517,7 +530,8 @@ impl<'c> Engine<'c> {
             .map(|token| token.unwrap_or(AWAITED))
             .collect();
         scheduler.launched(&decision, &foreseen);
-        Ok(Flight { decision, operations, queued, blocks, host_start, start })
+        let timed = self.timed;
+        Ok(Flight { decision, operations, queued, blocks, timed, host_start, start })
     }
 
     /// Waits for a step and takes its times and tokens. Gives when its last result was there, or
@@ -526,12 +540,13 @@ impl<'c> Engine<'c> {
         self.spans.clear();
         self.sampled.clear();
         self.backend.end_step(&mut self.spans, &mut self.sampled)?;
-        let (handed, returned) = (flight.operations.len(), self.spans.len());
+        let timed = if flight.timed { flight.operations.len() } else { 0 };
+        let returned = self.spans.len();
         let samples = flight.decision.scheduled.iter().filter(|scheduled| scheduled.samples);
         let (asked, sampled) = (samples.count(), self.sampled.len());
-        if handed != returned || asked != sampled {
+        if timed != returned || asked != sampled {
             return Err(DeviceError::Lost(format!(
-                "{returned} times for {handed} operations, {sampled} tokens for {asked} rows"
+                "{returned} times for {timed} timed operations, {sampled} tokens for {asked} rows"
             )));
         }
         let last = self.spans.last().map(|span| span.end.max(flight.start));

@@ -131,7 +131,8 @@ pub struct EnergyModel {
     pub busy_mw: u64,
 }
 
-/// What recording cost, from paired runs with and without it.
+/// What recording cost, from paired runs with and without it. What it takes to time operations is a
+/// part of it where a device can leave that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observer {
     /// Pairs of runs.

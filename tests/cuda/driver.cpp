@@ -7,6 +7,9 @@
 // out, copies stay inside what was allocated, events have passed before they are compared, and
 // what was made is given back. A broken rule ends the process with a message.
 //
+// A profiling library (cupti.cpp) that the process has loaded is told of every kernel that ran, and
+// which node of a graph it was.
+//
 // GEMBA_SHIM names the library of kernels (tests/shim/build); GEMBA_SHIM_F16, where it is set, the
 // one for programs that were compiled for activations in f16.
 
@@ -90,10 +93,25 @@ std::set<Event*> events;
 u64 launches = 0;
 int card, context, stream;
 
-// What was captured; a graph that can be launched is a copy of it.
-using Graph = std::vector<std::function<void()>>;
+// What was captured, each told which node it is; a graph that can be launched is a copy of it, with
+// nodes of its own.
+using Graph = std::vector<std::function<void(u64)>>;
 std::set<Graph*> graphs;
+std::map<Graph*, u64> first_nodes;
+u64 next_node = 1;
 Graph* capturing = nullptr;
+
+// Tells the profiling library, if the process has loaded one before the first kernel.
+void tell(const char* name, u64 node) {
+    using Ran = void (*)(const char*, u64);
+    static const Ran ran = [] {
+        void* library = dlopen("libcupti.so.13", RTLD_NOW | RTLD_NOLOAD);
+        void* found = library ? dlsym(library, "gemba_kernel_ran") : nullptr;
+        rule(!library || found, "libcupti.so.13 is not tests/cuda/cupti.cpp");
+        return reinterpret_cast<Ran>(found);
+    }();
+    if (ran) ran(name, node);
+}
 
 void ready() { rule(initialized && retained && current && streaming, "no context or no stream"); }
 void idle() {
@@ -282,7 +300,7 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
     for (void** argument = arguments; *argument; argument++) {
         values.push_back(*static_cast<u64*>(*argument));
     }
-    const auto run = [=, &known]() mutable {
+    const auto run = [=, &known](u64 node) mutable {
         const unsigned grid[3] = {x, y, z}, block[3] = {block_x, block_y, block_z};
         const Kernels& library = known.f16 ? kernels_f16() : kernels();
         std::vector<void*> pointers;
@@ -290,12 +308,13 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
         const char* error =
             library.launch(known.name.c_str(), grid, block, shared, pointers.data(), launches++);
         if (error) broken(error);
+        tell(known.name.c_str(), node);
     };
     if (capturing) {
         capturing->push_back(run);
     } else {
         auto now = run;
-        now();
+        now(0);
     }
     return SUCCESS;
 }
@@ -323,7 +342,7 @@ EXPORT int cuEventRecord(void* event, void* given) {
 EXPORT int cuEventRecordWithFlags(void* event, void* given, unsigned flags) {
     ready();
     rule(capturing && given == &stream && flags == 1, "a record that no graph would tell");
-    capturing->push_back([event] { passed(static_cast<Event*>(event)); });
+    capturing->push_back([event](u64) { passed(static_cast<Event*>(event)); });
     return SUCCESS;
 }
 EXPORT int cuEventSynchronize(void* event) {
@@ -351,6 +370,8 @@ EXPORT int cuGraphInstantiateWithFlags(void** executable, void* graph, u64 flags
     rule(graphs.count(static_cast<Graph*>(graph)) && flags == 0, "no such graph");
     auto* made = new Graph(*static_cast<Graph*>(graph));
     graphs.insert(made);
+    first_nodes[made] = next_node;
+    next_node += made->size();
     *executable = made;
     return SUCCESS;
 }
@@ -365,7 +386,8 @@ EXPORT int cuGraphExecDestroy(void* executable) { return destroyed(executable); 
 EXPORT int cuGraphLaunch(void* executable, void* given) {
     idle();
     rule(graphs.count(static_cast<Graph*>(executable)) && given == &stream, "no such graph");
-    for (auto& node : *static_cast<Graph*>(executable)) node();
+    u64 node = first_nodes[static_cast<Graph*>(executable)];
+    for (auto& run : *static_cast<Graph*>(executable)) run(node++);
     return SUCCESS;
 }
 EXPORT int cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {

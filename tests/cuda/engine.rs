@@ -19,7 +19,7 @@ use facts::Facts;
 use crate::near::{self, Choice};
 use crate::stepper::{LIMITS, Plain, on_cpu, small, vectors, whole};
 
-fn options() -> Options {
+pub fn options() -> Options {
     let mut options = Options::default();
     options.memory.block_tokens = 16;
     options.memory.kv_blocks = 30;
@@ -30,7 +30,7 @@ fn options() -> Options {
 }
 
 /// Six requests of unlike lengths, the even ones with a common beginning.
-fn orders(vocab: u32) -> Vec<Order<'static>> {
+pub fn orders(vocab: u32) -> Vec<Order<'static>> {
     (0..6u32)
         .map(|id| {
             let shared = if id % 2 == 0 { 21 } else { 0 };

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use gemba::backend::cuda::{
     Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
-    Shelf,
+    Shelf, Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -275,5 +275,9 @@ impl Driver for Host {
             let Some(work) = self.queue.borrow_mut().pop_front() else { return Ok(()) };
             self.work(work)?;
         }
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        Err("the host shim keeps none")
     }
 }

@@ -196,11 +196,12 @@ fn a_step_is_handed_over_while_another_one_runs_and_its_tokens_stay_on_the_devic
 #[test]
 fn times_of_a_step_behind_another_are_counted_from_it() {
     let model = small(|shape| shape.layers = 1);
-    // The device's events are 10 ns apart: a step's beginning, both ends of its operations, a copy.
+    // An event takes the device 10 ns: a step's beginning, both ends of its operations, a copy. The
+    // kernels take 21, and 22 and 24.
     for (handed, expected) in [
-        (5, [[1010, 1020], [1030, 1040], [1070, 1080], [1090, 1100]]),
+        (5, [[1010, 1041], [1051, 1107], [1137, 1168], [1178, 1234]]),
         // It was handed over later than the device's clock says that it began.
-        (500, [[1010, 1020], [1030, 1040], [1510, 1520], [1530, 1540]]),
+        (500, [[1010, 1041], [1051, 1107], [1510, 1541], [1551, 1607]]),
     ] {
         let (tape, clock) = (Rc::new(Tape::default()), ManualClock::start());
         let options = Options {

@@ -24,3 +24,5 @@ mod recorded;
 mod shim;
 mod stepper;
 mod steps;
+mod times;
+mod traced;

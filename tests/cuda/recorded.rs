@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gemba::backend::cuda::{
-    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program, Shelf,
+    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program, Record, Shelf,
+    Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -27,6 +28,8 @@ pub enum Asked {
     Replay(Graph),
     Forget(Graph),
     Wait,
+    Trace(bool),
+    Records,
 }
 
 /// What was asked, and which call is to fail.
@@ -37,6 +40,8 @@ pub struct Tape {
     pub full_at: Cell<Option<usize>>,
     /// The launch, counted from zero, that fails, and everything after it.
     pub lost_at: Cell<Option<usize>>,
+    /// The record of a kernel, counted from zero, that gets lost, and whether that is told.
+    pub missing: Cell<Option<(usize, bool)>>,
     allocations: Cell<usize>,
     launches: Cell<usize>,
 }
@@ -78,11 +83,35 @@ pub struct Recorded {
     /// Bytes of each.
     shelves: RefCell<Vec<u64>>,
     /// The device's clock: every event later than the one before.
-    clock: Cell<u64>,
+    clock: Rc<Cell<u64>>,
     recorded: RefCell<Vec<u64>>,
-    /// Events that are being written down, and those of each graph.
-    capturing: RefCell<Option<Vec<Event>>>,
-    graphs: RefCell<Vec<Vec<Event>>>,
+    /// What is being written down, and what each graph holds.
+    capturing: RefCell<Option<Vec<Noted>>>,
+    graphs: RefCell<Vec<Vec<Noted>>>,
+    traces: Option<Traces>,
+}
+
+/// What a graph holds.
+#[derive(Clone, Copy)]
+enum Noted {
+    Launch(Function),
+    Record(Event),
+}
+
+/// Records of kernels.
+struct Traces {
+    tape: Rc<Tape>,
+    /// The driver's own.
+    clock: Rc<Cell<u64>>,
+    on: Cell<bool>,
+    launched: RefCell<Vec<Function>>,
+    ran: RefCell<Vec<Record>>,
+    taken: Cell<usize>,
+}
+
+/// How long a kernel takes, by its records.
+pub fn took(kernel: &str) -> Nanos {
+    Nanos(10 + kernel.len() as u64)
 }
 
 impl Recorded {
@@ -103,11 +132,26 @@ impl Recorded {
             functions: RefCell::default(),
             events: Cell::new(0),
             shelves: RefCell::default(),
-            clock: Cell::new(0),
+            clock: Rc::new(Cell::new(1 << 40)),
             recorded: RefCell::default(),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
+            traces: None,
         }
+    }
+
+    /// One that has records of its kernels.
+    pub fn traced(tape: Rc<Tape>, memory: u64) -> Self {
+        let driver = Self::new(Rc::clone(&tape), memory);
+        let traces = Traces {
+            tape,
+            clock: Rc::clone(&driver.clock),
+            on: Cell::new(true),
+            launched: RefCell::default(),
+            ran: RefCell::default(),
+            taken: Cell::new(0),
+        };
+        Self { traces: Some(traces), ..driver }
     }
 
     fn note(&self, asked: Asked) {
@@ -117,6 +161,15 @@ impl Recorded {
     /// What would not be written down but done, or refused, if it came now.
     fn not_capturing(&self) {
         assert!(self.capturing.borrow().is_none(), "asked while launches are written down");
+    }
+
+    fn run(&self, kernel: Function, node: u64) {
+        let start = Nanos(self.clock.get() + 1);
+        let end = start + took(&self.functions.borrow()[kernel.0 as usize]);
+        self.clock.set(end.0);
+        if let Some(traces) = self.traces.as_ref().filter(|traces| traces.on.get()) {
+            traces.ran.borrow_mut().push(Record { kernel: Some(kernel), start, end, node });
+        }
     }
 
     fn pass(&self, event: Event) {
@@ -210,6 +263,13 @@ impl Driver for Recorded {
         self.tape.launches.set(self.tape.launches.get() + 1);
         let kernel = self.functions.borrow()[function.0 as usize].clone();
         self.note(Asked::Launch { kernel, grid, block, arguments: *arguments });
+        if let Some(traces) = self.traces.as_ref().filter(|traces| traces.on.get()) {
+            traces.launched.borrow_mut().push(function);
+        }
+        match &mut *self.capturing.borrow_mut() {
+            Some(noted) => noted.push(Noted::Launch(function)),
+            None => self.run(function, 0),
+        }
         Ok(())
     }
 
@@ -224,7 +284,7 @@ impl Driver for Recorded {
         self.tape.lost()?;
         self.note(Asked::Record(event));
         match &mut *self.capturing.borrow_mut() {
-            Some(events) => events.push(event),
+            Some(noted) => noted.push(Noted::Record(event)),
             None => self.pass(event),
         }
         Ok(())
@@ -265,7 +325,12 @@ impl Driver for Recorded {
         self.not_capturing();
         self.tape.launches.set(self.tape.launches.get() + 1);
         self.note(Asked::Replay(graph));
-        self.graphs.borrow()[graph.0 as usize].iter().for_each(|event| self.pass(*event));
+        for (noted, at) in self.graphs.borrow()[graph.0 as usize].iter().zip(1..) {
+            match noted {
+                Noted::Launch(kernel) => self.run(*kernel, 1000 * (graph.0 + 1) - at),
+                Noted::Record(event) => self.pass(*event),
+            }
+        }
         Ok(())
     }
 
@@ -280,5 +345,42 @@ impl Driver for Recorded {
         self.not_capturing();
         self.note(Asked::Wait);
         Ok(())
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        self.traces.as_ref().map(|traces| traces as &dyn Tracer).ok_or("this driver has none")
+    }
+}
+
+impl Tracer for Traces {
+    fn trace(&self, kernels: bool) -> Result<(), DriverError> {
+        self.tape.asked.borrow_mut().push(Asked::Trace(kernels));
+        self.on.set(kernels);
+        self.launched.take();
+        self.ran.take();
+        Ok(())
+    }
+
+    fn now(&self) -> Result<Nanos, DriverError> {
+        Ok(Nanos(self.clock.get()))
+    }
+
+    fn launched(&self, kernels: &mut Vec<Function>) {
+        kernels.append(&mut self.launched.borrow_mut());
+    }
+
+    fn records(&self, records: &mut Vec<Record>) -> Result<u64, DriverError> {
+        self.tape.asked.borrow_mut().push(Asked::Records);
+        let first = self.taken.get();
+        let ran = self.ran.take();
+        self.taken.set(first + ran.len());
+        let missing =
+            self.tape.missing.get().filter(|(at, _)| (first..self.taken.get()).contains(at));
+        let kept =
+            ran.into_iter().zip(first..).filter(|(_, at)| missing.is_none_or(|m| m.0 != *at));
+        // In any order: as they are not asked for in one.
+        records.extend(kept.map(|(record, _)| record));
+        records.reverse();
+        Ok(u64::from(missing.is_some_and(|(_, told)| told)))
     }
 }

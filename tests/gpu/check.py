@@ -42,6 +42,14 @@ def technique(name: str, rate: float) -> dict:
             "performance": 0.2, "within_slo": 1, "requests": 2, "largest": [["host", 0.5]]}
 
 
+def speed(precision: str, batch: int, inflation: dict) -> dict:
+    rates = {"median": 2.0, "least": 1.0, "most": 3.0}
+    return {"precision": precision, "batch": batch, "prefill_tokens_per_s": 9.0,
+            "decode_tokens_per_s": 2.0, "weight_bytes_per_s": 1e9, "read_share": 0.5,
+            "decode": rates, "prefill": rates, "timed_by": "records", "inflation": inflation,
+            "decode_shares": {"qkv": 0.5, "down": 0.25, "sample": 0.05}}
+
+
 def peer(stack: str, batch: int, rate: float) -> dict:
     return {"stack": stack, "batch": batch, "decode": {"median": rate},
             "prefill": {"median": 2 * rate}}
@@ -73,7 +81,8 @@ class Goals(unittest.TestCase):
                 kernel("attention_decode", 100, bytes=10), kernel("attention_decode", 160),
                 kernel("qkv", 100, phase="prefill", rows=64, context=0, ops=2500),
                 kernel("qkv", 1, phase="prefill", rows=16, context=0)]
-        one = found(part("kernels", rows, ceilings={"bf16": {"ceilings": CEILINGS}}))
+        ceilings = {"bf16": {"timed_by": "records", "ceilings": CEILINGS}}
+        one = found(part("kernels", rows, ceilings=ceilings))
         goals = reached(one)
         # 800 bytes in 100 ns are 8 GB/s of 10; in 160 ns 5. 2500 operations in 100 ns are 25 of 40.
         self.assertEqual(goals["matrix–vector, bf16, of copying"][1:], ["80.0 %", "NO"])
@@ -125,10 +134,25 @@ class Pages(unittest.TestCase):
                      "| racecheck | NOT FOUND | no summary | 0 | 0 | 0 |"]:
             self.assertIn(line, page)
 
+    def test_what_timing_costs_stands_beside_the_rates(self):
+        inflation = {"decode": {"pairs": 24, "median": 1.0625, "quartiles": [1.05, 1.075]}}
+        page = evidence.page(found(part("speed", [speed("bf16", 1, inflation)])))
+        self.assertIn("| bf16 | 1 | decode | records | 1.062 | 1.050 … 1.075 | 24 |", page)
+        self.assertIn("| bf16 | 1 | qkv 50.0 %, down 25.0 %, sample 5.0 % | 20.0 % |", page)
+        page = evidence.page(found(part("speed", [speed("bf16", 1, {})])))
+        self.assertNotIn("timed by", page)
+
+    def test_what_told_the_times_of_kernels_is_said(self):
+        for way, said in evidence.TOLD.items():
+            ceilings = {"bf16": {"timed_by": way, "ceilings": CEILINGS}}
+            page = evidence.page(found(part("kernels", [kernel("qkv", 100)], ceilings=ceilings)))
+            self.assertIn(f"by its median time. {said}\n", page)
+
     def test_the_best_of_each_ceiling_counts(self):
         slower = CEILINGS | {"read_bytes_per_s": 1, "launch_floor_ns": 1, "ops_per_s": {"f32": 7}}
-        one = found(part("kernels", [], ceilings={"a": {"ceilings": CEILINGS},
-                                                  "b": {"ceilings": slower}}))
+        one = found(part("kernels", [], ceilings={
+            "a": {"timed_by": "events", "ceilings": CEILINGS},
+            "b": {"timed_by": "records", "ceilings": slower}}))
         expected = CEILINGS | {"launch_floor_ns": 1,
                                "ops_per_s": CEILINGS["ops_per_s"] | {"f32": 7}}
         self.assertEqual(evidence.ceilings(one), expected)

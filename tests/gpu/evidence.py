@@ -11,6 +11,13 @@ import sys
 PARTS = ["proofs", "sanitizer", "techniques", "speed", "kernels", "peers", "recording", "energy"]
 # What must be the same in all that stands on one page.
 SAME = ["commit", "device", "model"]
+# What the times of kernels are, by what told them.
+TOLD = {
+    "host_clock": "Times are of the host's clock.",
+    "events": "Times are between events around single launches: what takes a few microseconds is "
+              "mostly launch.",
+    "records": "Times are of CUPTI's records, from a kernel's beginning to its end.",
+}
 PRODUCTS = ["qkv", "output", "gate_up", "down", "head"]
 FOUR_BITS = ["i4", "q4_0", "nf4"]
 
@@ -157,8 +164,29 @@ def of_speed(evidence: dict) -> list[str]:
              figure(row["decode_tokens_per_s"]), figure(row["decode"]["least"]),
              figure(row["decode"]["most"]), figure(row["weight_bytes_per_s"] / 1e9, 0),
              percent(row["read_share"])] for row in rows(evidence, "speed")]
-    return table(["weights", "batch", "prefill, tokens/s", "decode, tokens/s", "least", "most",
-                  "weights read, GB/s", "of plain reading"], body)
+    lines = ["Rates are of steps that nothing times.", ""]
+    lines += table(["weights", "batch", "prefill, tokens/s", "decode, tokens/s", "least", "most",
+                    "weights read, GB/s", "of plain reading"], body)
+    return lines + of_inflation(rows(evidence, "speed"))
+
+
+def of_inflation(found: list[dict]) -> list[str]:
+    """What timing each operation does to a step, and what the timed steps say of its kernels."""
+    body = []
+    for row in found:
+        for phase, ratio in row["inflation"].items():
+            low, high = ratio["quartiles"]
+            body.append([row["precision"], row["batch"], phase, row["timed_by"],
+                         figure(ratio["median"], 3), f"{low:.3f} … {high:.3f}", ratio["pairs"]])
+    lines = ["The time of timed steps by that of the same steps untimed, pair by pair:", "",
+             *table(["weights", "batch", "steps", "timed by", "median", "quartiles", "pairs"],
+                    body)] if body else []
+    shares = [[row["precision"], row["batch"],
+               ", ".join(f"{kernel} {percent(share)}" for kernel, share in
+                         sorted(row["decode_shares"].items(), key=lambda entry: -entry[1])[:5]),
+               percent(1 - sum(row["decode_shares"].values()))] for row in found]
+    return lines + ["Of the time of timed decode steps:", "",
+                    *table(["weights", "batch", "largest kernels", "between kernels"], shares)]
 
 
 def grid(found: list[dict], across: str) -> list[str]:
@@ -184,8 +212,10 @@ def of_kernels(evidence: dict) -> list[str]:
                   f"{best['copy_bytes_per_s'] / 1e9:.0f} GB/s, near memory "
                   f"{best['cache_bytes_per_s'] / 1e9:.0f} GB/s, a launch "
                   f"{best['launch_floor_ns'] / 1e3:.1f} µs; Tops/s: {rates}.", ""]
-    lines += ["The floor of each kernel by its median time. Times are between events around "
-              "single launches: what takes a few microseconds is mostly launch.", ""]
+    told = {entry["timed_by"] for part in evidence["parts"]
+            for entry in part.get("ceilings", {}).values()}
+    lines += [" ".join(["The floor of each kernel by its median time.",
+                        *(TOLD[way] for way in sorted(told))]), ""]
     for precision in dict.fromkeys(row["precision"] for row in found):
         of = [row for row in found if row["precision"] == precision]
         decode = [row for row in of if row["phase"] == "decode"]

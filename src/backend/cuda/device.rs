@@ -4,13 +4,15 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
+use crate::backend::{
+    Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+};
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::Bytes;
 
-use super::driver::{Address, Driver, DriverError, Event};
+use super::driver::{Address, Driver};
 use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
@@ -18,6 +20,7 @@ use super::launches::Kernels;
 use super::plan::Plan;
 use super::rooms::{Room, Rooms};
 use super::step::Step;
+use super::timing::{Timing, Way};
 use super::weights::{Upload, Weights, allocate};
 
 /// How a model is put on a card.
@@ -41,7 +44,7 @@ pub struct Cuda {
     pub(super) plan: Plan,
     storage: Storage,
     pub(super) description: Description,
-    clock: Arc<dyn Clock + Send>,
+    pub(super) clock: Arc<dyn Clock + Send>,
     pub(super) weights: Weights,
     /// Keys and values of each layer, and their scales where they have any.
     pub(super) cache: Vec<[Address; 4]>,
@@ -53,6 +56,7 @@ pub struct Cuda {
     open: bool,
     pub(super) graphs: Graphs,
     pub(super) flights: Flights,
+    pub(super) timing: Timing,
     logits: OnceCell<Vec<f32>>,
     // Last, so that it is dropped after everything that it allocated.
     pub(super) driver: Box<dyn Driver>,
@@ -126,27 +130,12 @@ impl Cuda {
             open: false,
             graphs: Graphs::default(),
             flights,
+            timing: Timing::new(&*driver),
             logits: OnceCell::new(),
             shape,
             plan,
             driver,
         })
-    }
-
-    /// The device comes to a step, of which so many operations are known: times of its operations
-    /// count from here.
-    pub(super) fn begin(&mut self, operations: usize) -> Result<(), DriverError> {
-        // The device comes to the event after this, so that no span begins before its launch.
-        let (now, asked) = (self.clock.now(), self.step.placed.asked as usize);
-        self.flights.begin(&*self.driver, operations, asked, now)?;
-        self.take_awaited()
-    }
-
-    /// Launches `op` between two events.
-    pub(super) fn run_between(&self, op: Op, [start, end]: [Event; 2]) -> Result<(), DriverError> {
-        self.driver.record(start)?;
-        self.run(op)?;
-        self.driver.record(end)
     }
 }
 
@@ -199,12 +188,17 @@ impl Backend for Cuda {
     }
 
     fn steps_in_flight(&self) -> u32 {
-        self.plan.steps_in_flight()
+        match self.timing.way() {
+            // They are asked for when nothing runs.
+            Way::Records => 1,
+            Way::Events | Way::Nothing => self.plan.steps_in_flight(),
+        }
     }
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
-        self.flights.check()?;
+        self.flights.check(self.steps_in_flight())?;
         self.ops.clear();
+        self.timing.begin_step();
         self.logits.take();
         self.step.take(&*self.driver, inputs, self.flights.choices())?;
         self.open = true;
@@ -216,21 +210,21 @@ impl Backend for Cuda {
             let what = format!("{op:?} of a model of {} layers", self.shape.layers);
             return Err(DeviceError::Limits(what));
         }
-        let all = self.flights.operations(self.flights.set());
-        let Some(&events) = all.get(self.ops.len()) else {
-            let most = all.len();
+        let (at, set) = (self.ops.len(), self.flights.set());
+        let most = self.flights.operations(set).len();
+        if at == most {
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
-        };
+        }
         self.ops.push(op);
         if self.step.placed.form.is_some() {
             // They are asked for as a whole when all are known.
             return Ok(());
         }
-        if self.ops.len() == 1 {
+        if at == 0 {
             self.begin(0)?;
         }
         self.flights.add_operation();
-        Ok(self.run_between(op, events)?)
+        Ok(self.run_at(at, set)?)
     }
 
     fn submit(&mut self) -> Result<(), DeviceError> {
@@ -251,8 +245,17 @@ impl Backend for Cuda {
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError> {
         self.submit()?;
-        let Self { flights, driver, clock, .. } = self;
-        flights.end(&**driver, || clock.now(), spans, sampled)
+        let flight = self.flights.land(&*self.driver, sampled)?;
+        self.spans(&flight, self.clock.now(), spans)
+    }
+
+    fn time_operations(&mut self, each: bool) -> bool {
+        self.time_each(each);
+        each
+    }
+
+    fn timed_by(&self) -> TimedBy {
+        self.timing.timed_by()
     }
 
     /// Not numbers if the device fails while they are read.

@@ -4,6 +4,7 @@ use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
 use super::image::Program;
+use super::tracer::Tracer;
 
 /// A place in the memory of a device; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -295,6 +296,12 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if any of it failed, or the device is lost.
     fn wait(&self) -> Result<(), DriverError>;
+
+    /// Records of its kernels.
+    ///
+    /// # Errors
+    /// Why there are none.
+    fn tracer(&self) -> Result<&dyn Tracer, &str>;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! and ended and which tokens were chosen, the next step must not overwrite before it was read:
 //! there are two [`Set`]s of it, used in turns.
 //!
-//! The device's clock is set by the host's where a step begins with nothing in flight: the device
+//! Where events tell when its operations ran, the device's clock is set by the host's where a step begins with nothing in flight: the device
 //! comes to it as soon as it was handed over. Behind another step it begins when that one ends,
 //! which only the device knows: its time is counted from the beginning of the one before.
 
@@ -15,6 +15,7 @@ use crate::backend::{DeviceError, Sampled, Span};
 use crate::unit::Nanos;
 
 use super::driver::{Address, Driver, DriverError, Event, Shelf};
+use super::timing::Way;
 
 /// What a step writes for the host.
 struct Set {
@@ -27,15 +28,17 @@ struct Set {
 }
 
 /// A step that was handed over.
-#[derive(Clone, Copy)]
-struct Flight {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
     /// Its number.
     step: usize,
+    /// What tells when its operations ran.
+    pub way: Way,
     /// How many operations it has, and how many rows asked for logits.
-    operations: usize,
+    pub operations: usize,
     asked: usize,
     /// The host's time just before it was handed over.
-    handed: Nanos,
+    pub handed: Nanos,
     /// Whether the step before was still in flight.
     follows: bool,
 }
@@ -49,7 +52,7 @@ pub(super) struct Flights {
     flying: VecDeque<Flight>,
     /// Steps that were begun.
     begins: usize,
-    /// The last step that ended, and when it began.
+    /// The last step that ended and that events timed, and when it began.
     last: Option<(usize, Nanos)>,
     /// When it ended.
     end: Nanos,
@@ -89,8 +92,8 @@ impl Flights {
         })
     }
 
-    /// How many steps may be in flight.
-    pub fn most(&self) -> usize {
+    /// How many sets there are.
+    pub fn sets(&self) -> usize {
         self.sets.len()
     }
 
@@ -109,16 +112,15 @@ impl Flights {
         self.flying.back().map_or(0, |flight| flight.asked)
     }
 
-    /// Whether one more may be handed over.
+    /// Whether one more may be handed over where `most` may be in flight.
     ///
     /// # Errors
     /// [`DeviceError::Limits`] if not.
-    pub fn check(&self) -> Result<(), DeviceError> {
-        match self.flying.len() < self.sets.len() {
-            true => Ok(()),
-            false => {
-                let most = self.sets.len();
-                Err(DeviceError::Limits(format!("a step behind {most} that have not ended")))
+    pub fn check(&self, most: u32) -> Result<(), DeviceError> {
+        match self.flying.len() {
+            flying if flying < most as usize => Ok(()),
+            flying => {
+                Err(DeviceError::Limits(format!("a step behind {flying} that have not ended")))
             }
         }
     }
@@ -131,13 +133,15 @@ impl Flights {
     pub fn begin(
         &mut self,
         driver: &dyn Driver,
-        operations: usize,
-        asked: usize,
+        way: Way,
+        [operations, asked]: [usize; 2],
         now: Nanos,
     ) -> Result<(), DriverError> {
         let (step, follows) = (self.begins, !self.flying.is_empty());
-        driver.record(self.begun[step % 3])?;
-        self.flying.push_back(Flight { step, operations, asked, handed: now, follows });
+        if way == Way::Events {
+            driver.record(self.begun[step % 3])?;
+        }
+        self.flying.push_back(Flight { step, way, operations, asked, handed: now, follows });
         Ok(())
     }
 
@@ -160,22 +164,19 @@ impl Flights {
         Ok(())
     }
 
-    /// Waits for the oldest step.
+    /// Waits for the oldest step and takes what it chose.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] if the device failed, [`DeviceError::Limits`] if none is in flight.
-    pub fn end(
+    pub fn land(
         &mut self,
         driver: &dyn Driver,
-        now: impl FnOnce() -> Nanos,
-        spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<Flight, DeviceError> {
         let none = || DeviceError::Limits("no step is in flight".to_owned());
         let flight = self.flying.pop_front().ok_or_else(none)?;
         let set = &self.sets[flight.step % self.sets.len()];
         driver.wait_for(set.copied)?;
-        let now = now();
         driver.fetched(set.shelf, &mut self.bytes)?;
         let (tokens, logprobs) = self.bytes.split_at(self.bytes.len() / 2);
         let chosen = tokens.as_chunks().0.iter().zip(logprobs.as_chunks().0);
@@ -183,6 +184,22 @@ impl Flights {
             token: u32::from_le_bytes(*token),
             logprob: f32::from_le_bytes(*logprob),
         }));
+        Ok(flight)
+    }
+
+    /// Appends when the operations of a step ran, the last one that landed, by its events; all of
+    /// them were done at `now`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] if the device failed.
+    pub fn spans(
+        &mut self,
+        driver: &dyn Driver,
+        flight: &Flight,
+        now: Nanos,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), DeviceError> {
+        let set = &self.sets[flight.step % self.sets.len()];
         let begun = self.begun[flight.step % 3];
         let start = match self.last.filter(|_| flight.follows) {
             Some((step, start)) => start + driver.elapsed(self.begun[step % 3], begun)?,

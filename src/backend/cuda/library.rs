@@ -41,7 +41,7 @@ impl Library {
             Self::Driver => "needed by --device cuda",
             Self::Nvrtc => "needed by --device cuda: compiles the kernels once per card",
             Self::Nvml => "reads a card's energy, power, clocks and throttling",
-            Self::Cupti => "not used by this version: times come from events",
+            Self::Cupti => "tells when each kernel ran; without it events between kernels do",
             Self::CublasLt => "not used by this version: all products are its own kernels",
         }
     }
@@ -56,7 +56,10 @@ impl Library {
                  folder in LD_LIBRARY_PATH"
             }
             Self::Nvml => "NVIDIA's driver brings it (libnvidia-ml.so.1)",
-            Self::Cupti => "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti`",
+            Self::Cupti => {
+                "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti` with its lib folder \
+                 in LD_LIBRARY_PATH"
+            }
             Self::CublasLt => "the CUDA toolkit brings it, or `pip install nvidia-cublas`",
         }
     }

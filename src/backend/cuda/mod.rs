@@ -8,17 +8,23 @@
 //! host, and one that only writes down what it is asked.
 //!
 //! Steps of decoded rows alone are captured once for each form and replayed as a whole from then
-//! on, with the events between their kernels. A step may be handed over while another one runs; the
-//! tokens that it awaits do not leave the device.
+//! on. A step may be handed over while another one runs; the tokens that it awaits do not leave the
+//! device.
+//!
+//! Times of operations come from records of kernels where the machine has CUPTI, else from events
+//! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
+//! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
 //!
 //! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
-//! graph is made when its form is first met. In duty 5: a row does
+//! graph is made when its form is first met, and room for the records of the largest step when it
+//! first runs. In duty 5: a row does
 //! not depend on the other rows of its step *within one kernel*, but which kernel multiplies and
 //! attends depends on how many there are. Products of up to 16 rows, of 17 to 64 and of more sum
 //! in three different orders, and a row that is decoded attends in another order than one that is
 //! read with its prompt. So batching, chunking, a prefix hit and a recomputation may change a
 //! row's last bits, and a token where two are almost equally likely.
 
+mod cupti;
 mod device;
 mod driver;
 mod flights;
@@ -35,6 +41,9 @@ mod quantize;
 mod roofs;
 mod rooms;
 mod step;
+mod timeline;
+mod timing;
+mod tracer;
 mod unfused;
 mod weights;
 
@@ -45,3 +54,5 @@ pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachin
 pub use nvidia::{OpenError, open};
 pub use nvml::Nvml;
 pub use roofs::ReadProbe;
+pub use timeline::Record;
+pub use tracer::Tracer;

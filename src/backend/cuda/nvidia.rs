@@ -11,10 +11,12 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
+use super::cupti::Cupti;
 use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Shelf};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
+use super::tracer::Tracer;
 
 /// Why a card could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +145,8 @@ struct Nvidia {
     /// None where one was forgotten.
     graphs: RefCell<Vec<Option<sys::CUgraphExec>>>,
     capturing: Cell<bool>,
+    /// Records of kernels, or why there are none.
+    tracer: Result<Cupti, String>,
 }
 
 impl Nvidia {
@@ -174,6 +178,8 @@ impl Nvidia {
             shelves: RefCell::default(),
             graphs: RefCell::default(),
             capturing: Cell::new(false),
+            // Before any code is loaded.
+            tracer: Cupti::open(driver_version().unwrap_or_default().0),
         })
     }
 
@@ -199,6 +205,8 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
+            // Records end before the context does.
+            self.tracer = Err(String::new());
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);
             }
@@ -317,7 +325,11 @@ impl Driver for Nvidia {
             let result =
                 unsafe { sys::cuModuleGetFunction(&raw mut function, module, c_name.as_ptr()) };
             if result == CUresult::CUDA_SUCCESS {
-                return Ok(Function(function as u64));
+                let function = Function(function as u64);
+                if let Ok(tracer) = &self.tracer {
+                    tracer.found(name, function);
+                }
+                return Ok(function);
             }
         }
         Err(failed(format!("no kernel is named {name}")))
@@ -334,6 +346,9 @@ impl Driver for Nvidia {
         let mut pointers = [ptr::null_mut::<c_void>(); 20];
         for (pointer, value) in pointers.iter_mut().zip(values) {
             *pointer = ptr::from_ref(value).cast_mut().cast();
+        }
+        if let Ok(tracer) = &self.tracer {
+            tracer.note(function);
         }
         // SAFETY: the function is of a module that lives; the driver copies the arguments before
         // it returns and only reads them.
@@ -432,6 +447,10 @@ impl Driver for Nvidia {
     fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the stream lives as long as the driver.
         said("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        self.tracer.as_ref().map(|tracer| tracer as &dyn Tracer).map_err(String::as_str)
     }
 }
 

@@ -72,7 +72,7 @@ impl Cuda {
         );
         kept(folder, "ceilings", &key, |before: Option<Ceilings>| {
             let look = if before.is_some() { GLANCE } else { LOOK };
-            let now = self.measure(bytes, look)?;
+            let now = self.untraced(|| self.measure(bytes, look))?;
             Ok(match before {
                 Some(before) => best(before, now),
                 None => now,
@@ -105,11 +105,13 @@ impl Cuda {
         let events = [self.driver.event()?, self.driver.event()?];
         let began = Instant::now();
         let (mut bytes, mut time) = (0, Nanos::ZERO);
-        while bytes == 0 || began.elapsed() < look {
-            time += self.timed(&work, events)?;
-            bytes += u64::from(work.together) * probe.bytes;
-        }
-        Ok((bytes, time))
+        self.untraced(|| {
+            while bytes == 0 || began.elapsed() < look {
+                time += self.timed(&work, events)?;
+                bytes += u64::from(work.together) * probe.bytes;
+            }
+            Ok((bytes, time))
+        })
     }
 
     fn probe(&self, bytes: u64) -> Result<ReadProbe, DeviceError> {

@@ -1,11 +1,13 @@
 //! A device and sequences that run on it, step by step.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::device::Device;
 use crate::backend::{DeviceError, Sampled, Sampling, SequenceRows, Span, StepInputs};
-use crate::cost::{Budget, Formulas};
+use crate::cost::{Budget, Formulas, Kernel};
 use crate::engine::forward;
+use crate::unit::Nanos;
 
 /// Rows of one sequence in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) struct Bench {
     /// What each operation of the last step had to do, and when it ran.
     pub budgets: Vec<Budget>,
     pub spans: Vec<Span>,
+    /// How long each kernel ran in steps that were timed.
+    times: BTreeMap<Kernel, Nanos>,
     sampled: Vec<Sampled>,
 }
 
@@ -58,6 +62,7 @@ impl Bench {
             tables: (0..sequences).map(table).collect(),
             budgets: Vec::new(),
             spans: Vec::new(),
+            times: BTreeMap::new(),
             sampled: Vec::new(),
         }
     }
@@ -106,6 +111,11 @@ impl Bench {
         Ok(weight_bytes)
     }
 
+    /// How long each kernel ran since the last call, in steps that were timed.
+    pub fn take_times(&mut self) -> BTreeMap<Kernel, Nanos> {
+        std::mem::take(&mut self.times)
+    }
+
     /// Runs a step; the weight bytes it had to read.
     pub fn step(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
         parts.sort_by_key(|part| part.rows > 1);
@@ -144,6 +154,9 @@ impl Bench {
         self.spans.clear();
         self.sampled.clear();
         self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
+        for (budget, span) in self.budgets.iter().zip(&self.spans) {
+            *self.times.entry(budget.kernel).or_default() += span.end.saturating_sub(span.start);
+        }
         Ok(self.budgets.iter().map(|budget| budget.weight_bytes.0).sum())
     }
 }

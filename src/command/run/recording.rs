@@ -161,6 +161,7 @@ impl Recording {
             crate::unit::si_nanos(played)
         );
         header.workload.notes.push(note);
+        header.workload.notes.extend(outcome.timed_by.note());
         last(&mut header);
         writer.close(&header)
     }
