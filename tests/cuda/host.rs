@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 use gemba::backend::cuda::{
-    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Activation, Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph,
+    Program,
 };
 use gemba::unit::Nanos;
 
@@ -26,12 +28,15 @@ pub struct Host {
     /// What is being written down, and what was.
     capturing: RefCell<Option<Vec<Noted>>>,
     graphs: RefCell<Vec<Vec<Noted>>>,
+    /// How many products its library computed; none if it has no library.
+    products: Option<Rc<Cell<usize>>>,
 }
 
 /// What a graph holds.
 #[derive(Clone, Copy)]
 enum Noted {
     Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
+    Product(Dense),
     Record(Event),
 }
 
@@ -62,7 +67,51 @@ impl Host {
             seed: Cell::new(0),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
+            products: None,
         }
+    }
+
+    /// The same with a library of dense products, which counts them.
+    pub fn with_library(self, products: Rc<Cell<usize>>) -> Self {
+        Self { products: Some(products), ..self }
+    }
+
+    /// Numbers of the activations' type.
+    fn acts(&self, from: Address, count: usize) -> Result<Vec<f64>, DriverError> {
+        let mut bytes = vec![0; 2 * count];
+        self.read(from, &mut bytes)?;
+        let bits = bytes.as_chunks().0.iter().map(|bits| u16::from_le_bytes(*bits));
+        Ok(bits.map(|bits| self.shim.act.value(bits)).collect())
+    }
+
+    /// A product as its definition says, in 64 bits.
+    fn product(&self, product: &Dense) -> Result<(), DriverError> {
+        let [rows, outputs, inputs] =
+            [product.rows, product.outputs, product.inputs].map(|size| size as usize);
+        self.write(product.workspace, &vec![0xff; Dense::WORKSPACE as usize])?;
+        let x = self.acts(product.x, rows * inputs)?;
+        let weights = self.acts(product.weights, outputs * inputs)?;
+        let bias = match product.bias {
+            Address::NULL => vec![0.0; outputs],
+            bias => self.acts(bias, outputs)?,
+        };
+        assert!(!(product.adds && product.wide), "nothing adds to logits");
+        let before = match product.adds {
+            true => self.acts(product.out, rows * outputs)?,
+            false => vec![0.0; rows * outputs],
+        };
+        let mut bytes = Vec::new();
+        for (x, before) in x.chunks(inputs).zip(before.chunks(outputs)) {
+            for ((weights, bias), before) in weights.chunks(inputs).zip(&bias).zip(before) {
+                let products = x.iter().zip(weights).map(|(x, weight)| x * weight);
+                let sum = products.sum::<f64>() + bias + before;
+                match product.wide {
+                    true => bytes.extend((sum as f32).to_le_bytes()),
+                    false => bytes.extend(self.shim.act.bits(sum).to_le_bytes()),
+                }
+            }
+        }
+        self.write(product.out, &bytes)
     }
 
     /// Writes it down instead of doing it, if launches are written down.
@@ -175,6 +224,19 @@ impl Driver for Host {
             .map_err(|what| failed("launch", what))
     }
 
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.products.is_some())
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        let Some(products) = &self.products else { return Ok(false) };
+        if !self.noted(Noted::Product(*product)) {
+            products.set(products.get() + 1);
+            self.product(product)?;
+        }
+        Ok(true)
+    }
+
     fn event(&self) -> Result<Event, DriverError> {
         self.events.borrow_mut().push(None);
         Ok(Event(self.events.borrow().len() as u64 - 1))
@@ -214,6 +276,7 @@ impl Driver for Host {
             Noted::Launch { function, grid, block, arguments } => {
                 self.launch(function, grid, block, &arguments)
             }
+            Noted::Product(product) => self.multiply(&product).map(|_| ()),
             Noted::Record(event) => self.record(event),
         })
     }

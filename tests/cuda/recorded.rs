@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gemba::backend::cuda::{
-    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Program,
 };
 use gemba::unit::Nanos;
 
@@ -17,6 +17,7 @@ pub enum Asked {
     Read(Address, usize),
     Load(&'static str),
     Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
+    Multiply(Dense),
     NewEvent,
     Record(Event),
     BeginCapture,
@@ -32,7 +33,10 @@ pub struct Tape {
     pub asked: RefCell<Vec<Asked>>,
     /// The allocation, counted from zero, for which there is no memory.
     pub full_at: Cell<Option<usize>>,
-    /// The launch, counted from zero, that fails, and everything after it.
+    /// Whether there is a library of dense products, and whether it has a way for any.
+    pub library: Cell<bool>,
+    pub at_a_loss: Cell<bool>,
+    /// The launch or product, counted from zero, that fails, and everything after it.
     pub lost_at: Cell<Option<usize>>,
     allocations: Cell<usize>,
     launches: Cell<usize>,
@@ -78,6 +82,8 @@ pub struct Recorded {
     /// Events that are being written down, and those of each graph.
     capturing: RefCell<Option<Vec<Event>>>,
     graphs: RefCell<Vec<Vec<Event>>>,
+    /// Products that the library has met.
+    met: RefCell<Vec<Dense>>,
 }
 
 impl Recorded {
@@ -101,6 +107,7 @@ impl Recorded {
             recorded: RefCell::default(),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
+            met: RefCell::default(),
         }
     }
 
@@ -186,6 +193,24 @@ impl Driver for Recorded {
         let kernel = self.functions.borrow()[function.0 as usize].clone();
         self.note(Asked::Launch { kernel, grid, block, arguments: *arguments });
         Ok(())
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.tape.library.get())
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        assert!(self.tape.library.get(), "asked of a library that is not there");
+        self.tape.lost()?;
+        if self.tape.at_a_loss.get() {
+            return Ok(false);
+        }
+        let mut met = self.met.borrow_mut();
+        assert!(self.capturing.borrow().is_none() || met.contains(product), "not met before");
+        met.push(*product);
+        self.tape.launches.set(self.tape.launches.get() + 1);
+        self.note(Asked::Multiply(*product));
+        Ok(true)
     }
 
     fn event(&self) -> Result<Event, DriverError> {

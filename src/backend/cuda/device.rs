@@ -10,7 +10,7 @@ use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::{Bytes, Nanos};
 
-use super::driver::{Address, Driver, DriverError, Event};
+use super::driver::{Address, Dense, Driver, DriverError, Event};
 use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::Kernels;
@@ -81,9 +81,11 @@ impl Cuda {
         clock: Arc<dyn Clock + Send>,
     ) -> Result<Self, DeviceError> {
         let shape = model.shape().clone();
-        let plan = Plan::new(&shape, options)?;
+        let mut plan = Plan::new(&shape, options)?;
+        plan.dense = plan.suits_library() && driver.multiplies()?;
         check_room(&*driver, &shape, &plan, options.precision)?;
-        driver.load(&Program::all(plan.activation, shape.head_dim, plan.techniques))?;
+        let Plan { activation, techniques, dense, .. } = plan;
+        driver.load(&Program::all(activation, shape.head_dim, techniques, dense))?;
         let kernels = Kernels::of(&*driver, &plan, &shape)?;
         let formats = (plan.format, plan.activation);
         let weights = Upload::new(&*driver, model, options.precision, formats).weights()?;
@@ -169,8 +171,9 @@ fn check_room(
     plan: &Plan,
     precision: Encoding,
 ) -> Result<(), DeviceError> {
-    let needed =
-        shape.weight_bytes(precision) + 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let pool = 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let workspace = if plan.dense { Dense::WORKSPACE } else { 0 };
+    let needed = shape.weight_bytes(precision) + pool + workspace;
     let available = driver.free_memory()?;
     if needed > available {
         let what = "the model with its KV pool".to_owned();

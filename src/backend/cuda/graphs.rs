@@ -12,6 +12,7 @@ use crate::backend::{DeviceError, Op};
 
 use super::device::Cuda;
 use super::driver::{DriverError, Graph};
+use super::launches::TILE_ROWS;
 
 /// The most forms that are kept. Those beyond run launch by launch.
 const MOST: usize = 512;
@@ -60,6 +61,11 @@ impl Cuda {
     }
 
     fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
+        if self.plan.dense && form.rows > TILE_ROWS {
+            // What a library looks for and loads when it first meets a product cannot be written
+            // down. A step that runs twice leaves what it leaves once.
+            self.run_ops()?;
+        }
         self.driver.begin_capture()?;
         self.run_ops()?;
         let graph = self.driver.end_capture()?;

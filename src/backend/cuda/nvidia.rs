@@ -1,6 +1,6 @@
 //! NVIDIA's driver.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,10 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+use super::cublas::CublasLt;
+use super::driver::{
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph,
+};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
@@ -141,6 +144,8 @@ struct Nvidia {
     /// None where one was forgotten.
     graphs: RefCell<Vec<Option<sys::CUgraphExec>>>,
     capturing: Cell<bool>,
+    /// The library of dense products, once it was asked for; none if there is none.
+    dense: OnceCell<Option<CublasLt>>,
 }
 
 impl Nvidia {
@@ -171,6 +176,7 @@ impl Nvidia {
             events: RefCell::default(),
             graphs: RefCell::default(),
             capturing: Cell::new(false),
+            dense: OnceCell::new(),
         })
     }
 
@@ -188,6 +194,7 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
+            drop(self.dense.take());
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);
             }
@@ -300,6 +307,22 @@ impl Driver for Nvidia {
             sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, arguments, none)
         };
         said("cuLaunchKernel", result)
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        if self.dense.get().is_none() {
+            let library = CublasLt::open(driver_version().unwrap_or_default())?;
+            // Nobody else could have set it since.
+            let _set = self.dense.set(library);
+        }
+        Ok(self.dense.get().is_some_and(Option::is_some))
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        match self.dense.get() {
+            Some(Some(library)) => library.multiply((self.stream, self.capturing.get()), product),
+            _ => Ok(false),
+        }
     }
 
     fn event(&self) -> Result<Event, DriverError> {
