@@ -14,8 +14,13 @@ const KERNELS: [&str; 2] = ["-DGEMBA_ACT_F16", "-DGEMBA_HEAD_DIM=16"];
 
 /// A folder with both libraries.
 fn libraries(folder: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/driver.cpp");
-    let library = folder.join("libcuda.so.1");
+    let library = built("driver.cpp", folder.join("libcuda.so.1"));
+    std::fs::copy(&library, folder.join("libnvrtc.so.13")).unwrap();
+}
+
+/// A library of this source.
+pub fn built(source: &str, library: PathBuf) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda").join(source);
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
     let built = Command::new(compiler)
         .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"])
@@ -26,33 +31,37 @@ fn libraries(folder: &Path) {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::copy(&library, folder.join("libnvrtc.so.13")).unwrap();
+    library
 }
 
-struct Machine {
-    folder: tempfile::TempDir,
+pub struct Machine {
+    pub folder: tempfile::TempDir,
     kernels: PathBuf,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         libraries(folder.path());
         Self { folder, kernels: shim::library(&KERNELS) }
     }
 
-    fn gemba(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_gemba"))
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+        command
             .args(words)
             .env("LD_LIBRARY_PATH", self.folder.path())
             .env("GEMBA_SHIM", &self.kernels)
             .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap()
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    fn gemba(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    pub fn json(&self, words: &[&str]) -> Value {
         let output = self.gemba(words);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {said}");
@@ -60,7 +69,7 @@ impl Machine {
     }
 }
 
-const MODEL: [&str; 6] =
+pub const MODEL: [&str; 6] =
     ["--device", "cuda", "--model", "tests/vectors/llama-gqa", "--precision", "f16"];
 
 #[test]

@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod binary;
+mod cublaslt;
 mod dense;
 mod encodings;
 mod engine;

@@ -12,9 +12,7 @@ use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
 use super::cublas::CublasLt;
-use super::driver::{
-    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph,
-};
+use super::driver::{Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
