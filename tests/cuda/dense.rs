@@ -172,7 +172,7 @@ fn what_the_library_could_not_compute_is_not_asked_of_it() {
 }
 
 #[test]
-fn what_the_library_works_in_is_accounted_for() {
+fn what_the_library_works_in_and_writes_out_is_accounted_for() {
     let model = small(|_| ());
     let taken = |library| {
         let (cuda, tape) = recorded(&model, BF16, (library, false));
@@ -180,6 +180,7 @@ fn what_the_library_works_in_is_accounted_for() {
             Asked::Allocate(bytes) => sum + bytes,
             _ => sum,
         });
+        assert_eq!(cuda.storage().swiglu_rows, library.then_some(64));
         let told = cuda.description();
         assert_eq!(told.weights.0 + told.workspace.0 + told.kv_pool.0, sizes);
         told.workspace.0

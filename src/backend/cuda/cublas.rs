@@ -50,7 +50,6 @@ struct Key {
     inputs: u32,
     activation: Activation,
     biased: bool,
-    adds: bool,
     wide: bool,
 }
 
@@ -62,7 +61,6 @@ impl Key {
             inputs: product.inputs,
             activation: product.activation,
             biased: product.bias.0 != 0,
-            adds: product.adds,
             wide: product.wide,
         }
     }
@@ -386,8 +384,8 @@ mod tests {
             assert!(most >= rows && 4 * (most - rows) < rows.max(4), "{rows} rows: {most}");
             assert_eq!(most_rows(most), most);
         }
-        // Where its operands lie is not what tells a product from others, but for the bias.
-        let (one, other) = (product(65), Dense { x: Address(5 << 20), ..product(80) });
+        // Nor do they differ by where their operands lie, or by a factor.
+        let (one, other) = (product(65), Dense { x: Address(5 << 20), adds: true, ..product(80) });
         assert_eq!(Key::of(&one), Key::of(&other));
     }
 
@@ -400,7 +398,6 @@ mod tests {
             Dense { inputs: 1032, ..one },
             Dense { activation: Activation::F16, ..one },
             Dense { bias: Address(16), ..one },
-            Dense { adds: true, ..one },
             Dense { wide: true, ..one },
         ] {
             assert_ne!(Key::of(&one), Key::of(&other), "{other:?}");

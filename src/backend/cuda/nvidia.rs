@@ -192,10 +192,11 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
-            drop(self.dense.take());
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);
             }
+            // It holds something of the context.
+            drop(self.dense.take());
             for event in self.events.get_mut().drain(..) {
                 sys::cuEventDestroy_v2(event);
             }

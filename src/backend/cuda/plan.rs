@@ -154,6 +154,7 @@ impl Plan {
             block_tokens: self.limits.block_tokens,
             piece_tokens: self.uses(Technique::SplitKv).then_some(self.piece_tokens),
             quantized_rows: false,
+            swiglu_rows: self.dense.then_some(TILE_ROWS),
             techniques: self.techniques,
         }
     }
