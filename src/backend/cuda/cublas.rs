@@ -20,7 +20,7 @@ use sys::cublasLtMatmulPreferenceAttributes_t as Preferred;
 use sys::cublasStatus_t as Status;
 use sys::cudaDataType_t as Type;
 
-use super::driver::{Dense, DriverError};
+use super::driver::{Address, Dense, DriverError};
 use super::image::Activation;
 
 /// The majors of the library whose calls are those that are made here.
@@ -60,7 +60,7 @@ impl Key {
             outputs: product.outputs,
             inputs: product.inputs,
             activation: product.activation,
-            biased: product.bias.0 != 0,
+            biased: product.bias != Address::NULL,
             wide: product.wide,
         }
     }
@@ -122,7 +122,7 @@ impl CublasLt {
             if captured {
                 return Ok(false);
             }
-            known.insert(key, Way::find(self.handle, key)?);
+            known.insert(key, Way::find(self.handle, key, product.bias)?);
         }
         let Some(Some(way)) = known.get(&key) else { return Ok(false) };
         let enqueued = way.enqueue(self.handle, stream, product)?;
@@ -151,10 +151,14 @@ struct Way {
 
 impl Way {
     /// What the library thinks best; none if it has nothing.
-    fn find(handle: sys::cublasLtHandle_t, key: Key) -> Result<Option<Self>, DriverError> {
+    fn find(
+        handle: sys::cublasLtHandle_t,
+        key: Key,
+        bias: Address,
+    ) -> Result<Option<Self>, DriverError> {
         let (act, out) = key.types();
         let (outputs, inputs) = (u64::from(key.outputs), u64::from(key.inputs));
-        let operation = Operation::of(&key, act)?;
+        let operation = Operation::of(act, bias)?;
         let weights = Layout::new(act, inputs, outputs)?;
         let x = Layout::new(act, inputs, key.rows.into())?;
         let out = Layout::new(out, outputs, key.rows.into())?;
@@ -202,7 +206,7 @@ impl Way {
         let x = Layout::new(act, product.inputs.into(), rows)?;
         let out = Layout::new(out, product.outputs.into(), rows)?;
         if self.key.biased {
-            self.operation.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias.0)?;
+            self.operation.add(product.bias)?;
         }
         let (one, kept) = (1.0_f32, if product.adds { 1.0_f32 } else { 0.0 });
         let at = |address: u64| address as *mut c_void;
@@ -240,7 +244,7 @@ impl Way {
 struct Operation(sys::cublasLtMatmulDesc_t);
 
 impl Operation {
-    fn of(key: &Key, act: Type) -> Result<Self, DriverError> {
+    fn of(act: Type, bias: Address) -> Result<Self, DriverError> {
         let mut operation = ptr::null_mut();
         let sums = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         // SAFETY: the place is ours.
@@ -249,12 +253,18 @@ impl Operation {
         said("cublasLtMatmulDescCreate", status)?;
         let operation = Self(operation);
         operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
-        if key.biased {
-            let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
-            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &bias)?;
+        if bias != Address::NULL {
+            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
             operation.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &act)?;
+            operation.add(bias)?;
         }
         Ok(operation)
+    }
+
+    /// This bias from now on.
+    fn add(&self, bias: Address) -> Result<(), DriverError> {
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.0)
     }
 
     fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), DriverError> {
@@ -353,7 +363,6 @@ fn said(call: &str, status: Status) -> Result<(), DriverError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::Address;
     use super::*;
 
     fn product(rows: u32) -> Dense {
