@@ -150,6 +150,19 @@ fn a_run_with_the_library_closes_its_books_and_doctor_knows_it() {
 }
 
 #[test]
+fn many_decoded_rows_are_captured_with_their_products() {
+    let equipped = Equipped::new("");
+    let sizes = ["--prompt", "2", "--gen", "4", "--batch", "70", "--repeats", "1"];
+    let words = [&["bench", "--json"], &MODEL[..], &sizes].concat();
+    let output = equipped.command(&words).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Four of each of three layers and the head's: for one step that warms up and four more, for
+    // the first once more before it was captured, and for the prompts. These have 140 rows, of which
+    // 70 ask for logits.
+    assert_eq!(equipped.said(), [[7 * 13, 5 + 4]]);
+}
+
+#[test]
 fn a_library_that_cannot_be_opened_is_said() {
     let equipped = Equipped::new("fails");
     let sizes = ["--prompt", "80", "--gen", "2", "--chunk", "128"];
