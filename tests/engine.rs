@@ -35,6 +35,7 @@ fn storage(options: &Options) -> Storage {
         block_tokens: options.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        swiglu_rows: None,
         techniques: Techniques::ALL,
     }
 }

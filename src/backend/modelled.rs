@@ -396,6 +396,7 @@ mod tests {
             block_tokens: 4,
             piece_tokens: None,
             quantized_rows: false,
+            swiglu_rows: None,
             techniques: Techniques::ALL,
         };
         let limits = Limits { rows: 16, logits_rows: 4, kv_blocks: 8, block_tokens: 4 };

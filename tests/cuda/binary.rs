@@ -44,16 +44,20 @@ impl Machine {
         Self { folder, kernels: shim::library(&KERNELS), variables: Vec::new() }
     }
 
-    fn gemba(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_gemba"))
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+        command
             .args(words)
             .env("LD_LIBRARY_PATH", self.folder.path())
             .env("GEMBA_SHIM", &self.kernels)
             .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap()
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    }
+
+    fn gemba(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
     }
 
     pub fn json(&self, words: &[&str]) -> Value {

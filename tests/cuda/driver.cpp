@@ -242,6 +242,30 @@ EXPORT int cuMemFree_v2(u64 address) {
     kernels().free(reinterpret_cast<void*>(address));
     return SUCCESS;
 }
+// What a library of NVIDIA's asks of the driver by itself (cublaslt.cpp): where memory ends, work in
+// the order of the stream, and whether that is captured.
+EXPORT int cuMemGetAddressRange_v2(u64* start, size_t* bytes, u64 address) {
+    ready();
+    if (!inside(address, 1)) return INVALID_VALUE;
+    const auto found = --allocated.upper_bound(address);
+    *start = found->first;
+    *bytes = found->second;
+    return SUCCESS;
+}
+EXPORT int cuLaunchHostFunc(void* given, void (*function)(void*), void* data) {
+    ready();
+    rule(given == &stream, "no such stream");
+    if (capturing) {
+        capturing->push_back([=] { function(data); });
+    } else {
+        function(data);
+    }
+    return SUCCESS;
+}
+EXPORT int gemba_capturing() {
+    ready();
+    return capturing != nullptr;
+}
 EXPORT int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* given) {
     idle();
     rule(given == &stream && inside(to, bytes), "a copy to memory that was not allocated");

@@ -4,11 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Instant;
 
 use gemba::backend::cuda::{
-    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
-    Shelf, Tracer,
+    Activation, Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph,
+    Program, Shelf, Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -32,12 +33,15 @@ pub struct Host {
     /// What is being written down, and what was.
     capturing: RefCell<Option<Vec<Work>>>,
     graphs: RefCell<Vec<Vec<Work>>>,
+    /// How many products its library computed; none if it has no library.
+    products: Option<Rc<Cell<usize>>>,
 }
 
 /// What is enqueued, and what a graph holds.
 #[derive(Clone)]
 enum Work {
     Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
+    Product(Dense),
     Record(Event),
     Write(Address, Vec<u8>),
     Fetch(Address, Shelf),
@@ -72,7 +76,51 @@ impl Host {
             queue: RefCell::default(),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
+            products: None,
         }
+    }
+
+    /// The same with a library of dense products, which counts them.
+    pub fn with_library(self, products: Rc<Cell<usize>>) -> Self {
+        Self { products: Some(products), ..self }
+    }
+
+    /// Numbers of the activations' type.
+    fn acts(&self, from: Address, count: usize) -> Vec<f64> {
+        let mut bytes = vec![0; 2 * count];
+        self.copy_from(from, &mut bytes);
+        let bits = bytes.as_chunks().0.iter().map(|bits| u16::from_le_bytes(*bits));
+        bits.map(|bits| self.shim.act.value(bits)).collect()
+    }
+
+    /// A product as its definition says, in 64 bits.
+    fn product(&self, product: &Dense) {
+        let [rows, outputs, inputs] =
+            [product.rows, product.outputs, product.inputs].map(|size| size as usize);
+        self.copy_to(product.workspace, &vec![0xff; Dense::WORKSPACE as usize]);
+        let x = self.acts(product.x, rows * inputs);
+        let weights = self.acts(product.weights, outputs * inputs);
+        let bias = match product.bias {
+            Address::NULL => vec![0.0; outputs],
+            bias => self.acts(bias, outputs),
+        };
+        assert!(!(product.adds && product.wide), "nothing adds to logits");
+        let before = match product.adds {
+            true => self.acts(product.out, rows * outputs),
+            false => vec![0.0; rows * outputs],
+        };
+        let mut bytes = Vec::new();
+        for (x, before) in x.chunks(inputs).zip(before.chunks(outputs)) {
+            for ((weights, bias), before) in weights.chunks(inputs).zip(&bias).zip(before) {
+                let products = x.iter().zip(weights).map(|(x, weight)| x * weight);
+                let sum = products.sum::<f64>() + bias + before;
+                match product.wide {
+                    true => bytes.extend((sum as f32).to_le_bytes()),
+                    false => bytes.extend(self.shim.act.bits(sum).to_le_bytes()),
+                }
+            }
+        }
+        self.copy_to(product.out, &bytes);
     }
 
     /// Leaves it for later, or writes it down if launches are written down.
@@ -99,17 +147,14 @@ impl Host {
             Work::Record(event) => {
                 self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
             }
-            Work::Write(to, bytes) => self.at(to, bytes.len(), |to| {
-                // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-            }),
+            Work::Product(product) => {
+                let count = self.products.as_ref().unwrap();
+                count.set(count.get() + 1);
+                self.product(&product);
+            }
+            Work::Write(to, bytes) => self.copy_to(to, &bytes),
             Work::Fetch(from, shelf) => {
-                let mut shelves = self.shelves.borrow_mut();
-                let to = &mut shelves[shelf.0 as usize];
-                self.at(from, to.len(), |from| {
-                    // SAFETY: as above.
-                    unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
-                });
+                self.copy_from(from, &mut self.shelves.borrow_mut()[shelf.0 as usize]);
             }
         }
         Ok(())
@@ -122,6 +167,20 @@ impl Host {
         let offset = (address.0 - start) as usize;
         assert!(offset + bytes <= buffer.bytes().len(), "{bytes} bytes at {offset}");
         work(address.0 as *mut u8);
+    }
+
+    fn copy_to(&self, to: Address, bytes: &[u8]) {
+        self.at(to, bytes.len(), |to| {
+            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        });
+    }
+
+    fn copy_from(&self, from: Address, bytes: &mut [u8]) {
+        self.at(from, bytes.len(), |from| {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        });
     }
 }
 
@@ -163,10 +222,7 @@ impl Driver for Host {
 
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
         self.wait()?;
-        self.at(from, bytes.len(), |from| {
-            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
-            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
-        });
+        self.copy_from(from, bytes);
         Ok(())
     }
 
@@ -217,6 +273,18 @@ impl Driver for Host {
     ) -> Result<(), DriverError> {
         self.enqueue(Work::Launch { function, grid, block, arguments: *arguments });
         Ok(())
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.products.is_some())
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        let there = self.products.is_some();
+        if there {
+            self.enqueue(Work::Product(*product));
+        }
+        Ok(there)
     }
 
     fn event(&self) -> Result<Event, DriverError> {

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gemba::backend::cuda::{
-    Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program, Record, Shelf,
-    Tracer,
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Program, Record,
+    Shelf, Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -20,6 +20,7 @@ pub enum Asked {
     Fetch(Address, Shelf),
     Load(&'static str),
     Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
+    Multiply(Dense),
     NewEvent,
     Record(Event),
     WaitFor(Event),
@@ -38,7 +39,10 @@ pub struct Tape {
     pub asked: RefCell<Vec<Asked>>,
     /// The allocation, counted from zero, for which there is no memory.
     pub full_at: Cell<Option<usize>>,
-    /// The launch, counted from zero, that fails, and everything after it.
+    /// Whether there is a library of dense products, and whether it has a way for any.
+    pub library: Cell<bool>,
+    pub at_a_loss: Cell<bool>,
+    /// The launch or product, counted from zero, that fails, and everything after it.
     pub lost_at: Cell<Option<usize>>,
     /// The record of a kernel, counted from zero, that gets lost, and whether that is told.
     pub missing: Cell<Option<(usize, bool)>>,
@@ -89,12 +93,16 @@ pub struct Recorded {
     capturing: RefCell<Option<Vec<Noted>>>,
     graphs: RefCell<Vec<Vec<Noted>>>,
     traces: Option<Traces>,
+    /// Products that the library has met.
+    met: RefCell<Vec<Dense>>,
 }
 
 /// What a graph holds.
 #[derive(Clone, Copy)]
 enum Noted {
     Launch(Function),
+    /// A product by the library.
+    Product,
     Record(Event),
 }
 
@@ -137,6 +145,7 @@ impl Recorded {
             capturing: RefCell::default(),
             graphs: RefCell::default(),
             traces: None,
+            met: RefCell::default(),
         }
     }
 
@@ -164,11 +173,23 @@ impl Recorded {
     }
 
     fn run(&self, kernel: Function, node: u64) {
+        let time = took(&self.functions.borrow()[kernel.0 as usize]);
+        self.pass_kernel(Some(kernel), time, node);
+    }
+
+    /// The library's own kernels, which nobody launched by their names.
+    fn run_product(&self, node: u64) {
+        for time in [40, 5] {
+            self.pass_kernel(None, Nanos(time), node);
+        }
+    }
+
+    fn pass_kernel(&self, kernel: Option<Function>, time: Nanos, node: u64) {
         let start = Nanos(self.clock.get() + 1);
-        let end = start + took(&self.functions.borrow()[kernel.0 as usize]);
+        let end = start + time;
         self.clock.set(end.0);
         if let Some(traces) = self.traces.as_ref().filter(|traces| traces.on.get()) {
-            traces.ran.borrow_mut().push(Record { kernel: Some(kernel), start, end, node });
+            traces.ran.borrow_mut().push(Record { kernel, start, end, node });
         }
     }
 
@@ -273,6 +294,28 @@ impl Driver for Recorded {
         Ok(())
     }
 
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.tape.library.get())
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        assert!(self.tape.library.get(), "asked of a library that is not there");
+        self.tape.lost()?;
+        if self.tape.at_a_loss.get() {
+            return Ok(false);
+        }
+        let mut met = self.met.borrow_mut();
+        assert!(self.capturing.borrow().is_none() || met.contains(product), "not met before");
+        met.push(*product);
+        self.tape.launches.set(self.tape.launches.get() + 1);
+        self.note(Asked::Multiply(*product));
+        match &mut *self.capturing.borrow_mut() {
+            Some(noted) => noted.push(Noted::Product),
+            None => self.run_product(0),
+        }
+        Ok(true)
+    }
+
     fn event(&self) -> Result<Event, DriverError> {
         self.note(Asked::NewEvent);
         self.recorded.borrow_mut().push(0);
@@ -328,6 +371,7 @@ impl Driver for Recorded {
         for (noted, at) in self.graphs.borrow()[graph.0 as usize].iter().zip(1..) {
             match noted {
                 Noted::Launch(kernel) => self.run(*kernel, 1000 * (graph.0 + 1) - at),
+                Noted::Product => self.run_product(1000 * (graph.0 + 1) - at),
                 Noted::Record(event) => self.pass(*event),
             }
         }

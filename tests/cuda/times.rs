@@ -29,11 +29,16 @@ impl Clock for Steady {
 }
 
 fn load(traced: bool) -> (Cuda, Rc<Tape>) {
+    load_with(traced, Precision::Q8_0, false)
+}
+
+fn load_with(traced: bool, precision: Precision, library: bool) -> (Cuda, Rc<Tape>) {
     let tape = Rc::new(Tape::default());
+    tape.library.set(library);
     let made = if traced { Recorded::traced } else { Recorded::new };
     let driver = made(Rc::clone(&tape), 1 << 30);
     let options = Options {
-        precision: Precision::Q8_0.into(),
+        precision: precision.into(),
         kv_precision: Precision::F16.into(),
         limits: LIMITS,
         techniques: Techniques::ALL,
@@ -193,6 +198,22 @@ fn a_step_whose_records_do_not_fit_runs_again_with_events() {
         decode(&mut cuda, &tape);
         let (spans, asked) = decode(&mut cuda, &tape);
         assert_eq!((spans.len(), captured(&asked), records(&asked)), (12, false, 0));
+    }
+}
+
+#[test]
+fn a_step_in_which_a_library_launches_kernels_is_timed_by_events() {
+    let (mut cuda, tape) = load_with(true, Precision::Bf16, true);
+    for _ in 0..2 {
+        let (spans, asked) = mixed(&mut cuda, &tape);
+        assert!(asked.iter().any(|asked| matches!(asked, Asked::Multiply(_))));
+        // Both ends of each operation, and the beginning; records are taken and forgotten.
+        assert_eq!((spans.len(), events(&asked), records(&asked)), (13, 27, 1));
+        assert!(in_a_row(&spans), "{spans:?}");
+        // Steps of few rows go on by records.
+        let (spans, asked) = decode(&mut cuda, &tape);
+        assert_eq!((spans.len(), events(&asked), records(&asked)), (12, 0, 1));
+        assert_eq!(cuda.timed_by(), TimedBy::Records);
     }
 }
 

@@ -12,15 +12,15 @@ use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::Bytes;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Dense, Driver};
 use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
-use super::launches::Kernels;
+use super::launches::{Kernels, TILE_ROWS};
 use super::plan::Plan;
 use super::rooms::{Room, Rooms};
 use super::step::Step;
-use super::timing::{Timing, Way};
+use super::timing::Timing;
 use super::weights::{Upload, Weights, allocate};
 
 /// How a model is put on a card.
@@ -82,9 +82,11 @@ impl Cuda {
         clock: Arc<dyn Clock + Send>,
     ) -> Result<Self, DeviceError> {
         let shape = model.shape().clone();
-        let plan = Plan::new(&shape, options)?;
+        let mut plan = Plan::new(&shape, options)?;
+        plan.dense = plan.suits_library() && driver.multiplies()?;
         check_room(&*driver, &shape, &plan, options.precision)?;
-        driver.load(&Program::all(plan.activation, shape.head_dim, plan.techniques))?;
+        let Plan { activation, techniques, dense, .. } = plan;
+        driver.load(&Program::all(activation, shape.head_dim, techniques, dense))?;
         let kernels = Kernels::of(&*driver, &plan, &shape)?;
         let formats = (plan.format, plan.activation);
         let weights = Upload::new(&*driver, model, options.precision, formats).weights()?;
@@ -146,8 +148,9 @@ fn check_room(
     plan: &Plan,
     precision: Encoding,
 ) -> Result<(), DeviceError> {
-    let needed =
-        shape.weight_bytes(precision) + 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let pool = 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let workspace = if plan.dense { Dense::WORKSPACE } else { 0 };
+    let needed = shape.weight_bytes(precision) + pool + workspace;
     let available = driver.free_memory()?;
     if needed > available {
         let what = "the model with its KV pool".to_owned();
@@ -188,19 +191,20 @@ impl Backend for Cuda {
     }
 
     fn steps_in_flight(&self) -> u32 {
-        match self.timing.way() {
-            // They are asked for when nothing runs.
-            Way::Records => 1,
-            Way::Events | Way::Nothing => self.plan.steps_in_flight(),
+        match self.timing.traces() {
+            // Records are asked for when nothing runs.
+            true => 1,
+            false => self.plan.steps_in_flight(),
         }
     }
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
         self.flights.check(self.steps_in_flight())?;
         self.ops.clear();
-        self.timing.begin_step();
         self.logits.take();
         self.step.take(&*self.driver, inputs, self.flights.choices())?;
+        let most = self.step.placed.rows.max(self.step.placed.asked);
+        self.timing.begin_step(self.plan.dense && most > TILE_ROWS);
         self.open = true;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::image::Program;
+use super::image::{Activation, Program};
 use super::tracer::Tracer;
 
 /// A place in the memory of a device; 0 is none.
@@ -157,6 +157,39 @@ impl Arguments {
     }
 }
 
+/// A product of rows with a matrix of 16-bit weights: `out = x · weightsᵀ`, each matrix row after
+/// row. Sums are f32, and rounded once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dense {
+    /// `[rows, outputs]` of activations, or of f32 if `wide`.
+    pub out: Address,
+    /// `[rows, inputs]` of activations; `inputs` is divisible by 8.
+    pub x: Address,
+    /// `[outputs, inputs]` of the activations' type.
+    pub weights: Address,
+    /// `[outputs]` of activations, added to each row; null for none.
+    pub bias: Address,
+    /// [`Dense::WORKSPACE`] bytes at an address divisible by 256, in which anything may be left.
+    pub workspace: Address,
+    /// Rows.
+    pub rows: u32,
+    /// Rows of the matrix.
+    pub outputs: u32,
+    /// Columns of the matrix.
+    pub inputs: u32,
+    /// The type of activations.
+    pub activation: Activation,
+    /// Whether the product is added to what `out` holds.
+    pub adds: bool,
+    /// Whether `out` is f32.
+    pub wide: bool,
+}
+
+impl Dense {
+    /// Bytes of the workspace: as many as NVIDIA recommends for its latest cards.
+    pub const WORKSPACE: u64 = 32 << 20;
+}
+
 /// A device of its own, with one order of work.
 ///
 /// Duties of an implementor:
@@ -241,6 +274,20 @@ pub trait Driver {
         block: u32,
         arguments: &Arguments,
     ) -> Result<(), DriverError>;
+
+    /// Whether there is a library for dense products. It is opened when this is first asked.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if it is there and cannot be opened.
+    fn multiplies(&self) -> Result<bool, DriverError>;
+
+    /// Enqueues a product by the library of dense products; whether it did. It does not where there
+    /// is none, where it has no way for a product like this, and, while launches are written down,
+    /// where it has not met one like this before.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device refuses it or is lost.
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError>;
 
     /// A new event.
     ///

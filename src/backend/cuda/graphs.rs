@@ -12,6 +12,7 @@ use crate::backend::{DeviceError, Op};
 
 use super::device::Cuda;
 use super::driver::{Driver, DriverError, Graph};
+use super::launches::TILE_ROWS;
 use super::timeline::{Launches, Nodes};
 use super::timing::Way;
 
@@ -93,6 +94,12 @@ impl Cuda {
             Way::Events => self.flights.sets(),
             Way::Records | Way::Nothing => 1,
         };
+        if self.plan.dense && place.0.rows > TILE_ROWS {
+            // What a library looks for and loads when it first meets a product cannot be written
+            // down. A step that runs twice leaves what it leaves once, behind the same tokens.
+            self.take_awaited()?;
+            self.run_ops(0)?;
+        }
         let mut graphs = Vec::with_capacity(sets);
         for set in 0..sets {
             self.driver.begin_capture()?;

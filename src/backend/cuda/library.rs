@@ -1,7 +1,7 @@
 //! Which of NVIDIA's libraries a machine has, which cards, and what is missing to run on one.
 
 use super::driver::Card;
-use super::{nvidia, nvml, nvrtc};
+use super::{cublas, nvidia, nvml, nvrtc};
 
 /// A library of NVIDIA's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,9 @@ impl Library {
             Self::Nvrtc => "needed by --device cuda: compiles the kernels once per card",
             Self::Nvml => "reads a card's energy, power, clocks and throttling",
             Self::Cupti => "tells when each kernel ran; without it events between kernels do",
-            Self::CublasLt => "not used by this version: all products are its own kernels",
+            Self::CublasLt => {
+                "multiplies 16-bit weights with more than 64 rows; without it, its own kernels do"
+            }
         }
     }
 
@@ -60,7 +62,10 @@ impl Library {
                 "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti` with its lib folder \
                  in LD_LIBRARY_PATH"
             }
-            Self::CublasLt => "the CUDA toolkit brings it, or `pip install nvidia-cublas`",
+            Self::CublasLt => {
+                "the CUDA toolkit brings it, or `pip install nvidia-cublas` with its lib folder in \
+                 LD_LIBRARY_PATH; no newer one than the driver is used"
+            }
         }
     }
 }
@@ -103,7 +108,7 @@ impl NvidiaLibraries for ThisMachine {
                 false => Presence::Absent,
             },
             Library::Cupti => loads("libcupti.so"),
-            Library::CublasLt => loads("libcublasLt.so"),
+            Library::CublasLt => of(cublas::version()),
         }
     }
 

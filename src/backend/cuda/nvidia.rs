@@ -1,6 +1,6 @@
 //! NVIDIA's driver.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,11 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
+use super::cublas::CublasLt;
 use super::cupti::Cupti;
-use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Shelf};
+use super::driver::{
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Shelf,
+};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
@@ -147,6 +150,8 @@ struct Nvidia {
     capturing: Cell<bool>,
     /// Records of kernels, or why there are none.
     tracer: Result<Cupti, String>,
+    /// The library of dense products, once it was asked for; none if there is none.
+    dense: OnceCell<Option<CublasLt>>,
 }
 
 impl Nvidia {
@@ -180,6 +185,7 @@ impl Nvidia {
             capturing: Cell::new(false),
             // Before any code is loaded.
             tracer: Cupti::open(driver_version().unwrap_or_default().0),
+            dense: OnceCell::new(),
         })
     }
 
@@ -210,6 +216,8 @@ impl Drop for Nvidia {
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);
             }
+            // It holds something of the context.
+            drop(self.dense.take());
             for event in self.events.get_mut().drain(..) {
                 sys::cuEventDestroy_v2(event);
             }
@@ -358,6 +366,22 @@ impl Driver for Nvidia {
             sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, arguments, none)
         };
         said("cuLaunchKernel", result)
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        if self.dense.get().is_none() {
+            let library = CublasLt::open(driver_version().unwrap_or_default())?;
+            // Nobody else could have set it since.
+            let _set = self.dense.set(library);
+        }
+        Ok(self.dense.get().is_some_and(Option::is_some))
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        match self.dense.get() {
+            Some(Some(library)) => library.multiply((self.stream, self.capturing.get()), product),
+            _ => Ok(false),
+        }
     }
 
     fn event(&self) -> Result<Event, DriverError> {

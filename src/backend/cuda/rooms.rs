@@ -5,7 +5,7 @@ use crate::backend::cpu::rope::Turns;
 use crate::cost::Technique;
 use crate::model::Shape;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Dense, Driver};
 use super::flights::shelf_bytes;
 use super::plan::{Plan, parts};
 use super::weights::{Weights, allocate};
@@ -38,6 +38,8 @@ pub(super) struct Rooms {
     pub turns: Address,
     /// What kernels that stand in for fused ones leave for each other.
     pub between: Between,
+    /// What a library of dense products works in; none where there is none.
+    pub dense: Address,
 }
 
 /// Room that only the stand-ins of fused kernels need; none where their technique is used.
@@ -45,7 +47,7 @@ pub(super) struct Rooms {
 pub(super) struct Between {
     /// Rows before they are added to the residual stream, `[rows, hidden]`.
     pub projected: Address,
-    /// Gates and ups, `[rows, 2 ffn]`.
+    /// Gates and ups, `[rows, 2 ffn]`. There too where a library computes them.
     pub gate_up: Address,
     /// Scores and probabilities, `[rows, heads, longest context]`, f32.
     pub scores: Address,
@@ -118,6 +120,10 @@ impl<'a> Room<'a> {
         let turns = self.take("turns of every position", bytes.len() as u64)?;
         self.driver.write(turns, &bytes)?;
         let between = self.between(shape, plan, weights)?;
+        let dense = match plan.dense {
+            true => self.take("the workspace of dense products", Dense::WORKSPACE)?,
+            false => Address::NULL,
+        };
         Ok(Rooms {
             residual,
             normed,
@@ -132,6 +138,7 @@ impl<'a> Room<'a> {
             chosen,
             turns,
             between,
+            dense,
         })
     }
 
@@ -158,7 +165,7 @@ impl<'a> Room<'a> {
                 2 * rows * u64::from(shape.hidden),
             )?,
             gate_up: take(
-                off(Technique::FusedSwiglu),
+                off(Technique::FusedSwiglu) || plan.dense,
                 "gates and ups",
                 4 * rows * u64::from(shape.ffn),
             )?,

@@ -4,6 +4,9 @@
 //! events do, one before and one after each operation. Steps can also run with nothing that tells
 //! it: so fast is the device when nobody looks.
 //!
+//! A library that multiplies launches kernels of its own, as many as it likes. The steps in which it
+//! may, those of many rows, are timed by events; their records are taken and forgotten.
+//!
 //! Records may be dropped, and then it is not known whose the others are. No time is made up: such
 //! a step is asked for once more, with events. A step is a function of its inputs, which still lie
 //! on the device, so that it computes the same once more and these are times that it took; what
@@ -39,6 +42,8 @@ pub(super) struct Timing {
     begun: Result<Nanos, String>,
     /// The form whose graph was replayed, if one was.
     pub replayed: Option<Form>,
+    /// Whether a library launches kernels of its own in this step.
+    foreign: bool,
 }
 
 impl Timing {
@@ -51,22 +56,29 @@ impl Timing {
             records: Vec::new(),
             begun: Ok(Nanos::ZERO),
             replayed: None,
+            foreign: false,
         }
     }
 
-    /// What tells the times of the next step.
+    /// What tells the times of this step.
     pub const fn way(&self) -> Way {
-        match (self.each, &self.untraced) {
+        match (self.each, self.traces()) {
             (false, _) => Way::Nothing,
-            (true, None) => Way::Records,
-            (true, Some(_)) => Way::Events,
+            (true, true) if !self.foreign => Way::Records,
+            (true, _) => Way::Events,
         }
     }
 
-    /// Another step comes.
-    pub fn begin_step(&mut self) {
+    /// Whether kernels are recorded.
+    pub const fn traces(&self) -> bool {
+        self.each && self.untraced.is_none()
+    }
+
+    /// Another step comes; `foreign` if a library may launch kernels of its own in it.
+    pub fn begin_step(&mut self, foreign: bool) {
         self.launches.clear();
         self.replayed = None;
+        self.foreign = foreign;
     }
 
     pub fn timed_by(&self) -> TimedBy {
@@ -130,7 +142,12 @@ impl Cuda {
         match flight.way {
             Way::Nothing => return Ok(()),
             _ if flight.operations == 0 => return Ok(()),
-            Way::Events => return self.flights.spans(&*self.driver, flight, now, spans),
+            Way::Events => {
+                if self.timing.traces() {
+                    self.forget_records()?;
+                }
+                return self.flights.spans(&*self.driver, flight, now, spans);
+            }
             Way::Records => {}
         }
         let Err(why) = self.record_spans([flight.handed, now], spans) else { return Ok(()) };
@@ -154,6 +171,17 @@ impl Cuda {
             dropped => Err(Misfit::Dropped(dropped)),
         };
         joined.map_err(|misfit| misfit.to_string())
+    }
+
+    /// Takes what was noted and recorded of a step that events timed.
+    fn forget_records(&mut self) -> Result<(), DriverError> {
+        if let Ok(tracer) = self.driver.tracer() {
+            tracer.launched(&mut self.timing.launches.kernels);
+            tracer.records(&mut self.timing.records)?;
+        }
+        self.timing.launches.clear();
+        self.timing.records.clear();
+        Ok(())
     }
 
     fn records_now(&self) -> Result<Nanos, String> {
