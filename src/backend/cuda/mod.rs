@@ -20,6 +20,7 @@
 
 mod device;
 mod driver;
+mod gpm;
 mod graphs;
 mod image;
 mod launches;
@@ -38,6 +39,7 @@ mod weights;
 
 pub use device::{Cuda, Options};
 pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+pub use gpm::Counters;
 pub use image::{Activation, Program};
 pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachine, look};
 pub use nvidia::{OpenError, open};

@@ -1,5 +1,6 @@
 //! `gemba bench`: how fast a model runs here, prefill and decode apart, or each of its kernels.
 
+mod counted;
 mod kernels;
 mod sequences;
 
@@ -18,6 +19,7 @@ use crate::event::{Clock, WallClock};
 use crate::model::{Encoding, open};
 use crate::unit::Nanos;
 
+use counted::{Counted, counted};
 use sequences::{Bench, Plan};
 
 /// Options of `gemba bench`.
@@ -152,6 +154,10 @@ struct Outcome {
     read_share: f64,
     prefill: Rates,
     decode: Rates,
+    /// What the card's own counters saw of further decode steps; none where there are none.
+    counters: Option<Counted>,
+    /// Why a card's counters could not be read.
+    no_counters: Option<String>,
 }
 
 /// Runs the benchmark and prints its result.
@@ -187,13 +193,24 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     let mut bench = Bench::new(device, plan);
     for batch in &args.batch {
         let rates = rates(&mut bench, (&probe, clock), *batch, args)?;
-        print(&outcome(&bench.device, args, placement, (model.name(), *batch), rates), args.json)?;
+        let read_rate = rates[READS].median;
+        let counted = counted(&mut bench, (*batch, args.generate), clock, read_rate)?;
+        let mut outcome =
+            outcome(&bench.device, args, placement, (model.name(), *batch), rates);
+        match counted {
+            None => {}
+            Some(Ok(counted)) => outcome.counters = Some(counted),
+            Some(Err(why)) => outcome.no_counters = Some(why),
+        }
+        print(&outcome, args.json)?;
     }
     Ok(())
 }
 
 /// Prefill, decode, weights and plain reading, each per second, and weights by plain reading.
 type Measured = [Rates; 5];
+/// Where plain reading stands in it.
+const READS: usize = 3;
 
 /// Measures one batch, in turns with plain reading.
 fn rates(
@@ -261,6 +278,8 @@ fn outcome(
         read_share: shares.median,
         prefill,
         decode,
+        counters: None,
+        no_counters: None,
     }
 }
 
@@ -354,6 +373,12 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         "{name:28}{:>12.1}  ({share:.0} % reached)",
         outcome.read_bytes_per_s as f64 / 1e9
     )?;
+    if let Some(counted) = &outcome.counters {
+        counted.print(&mut out)?;
+    }
+    if let Some(why) = &outcome.no_counters {
+        writeln!(out, "{:28}        none: {why}", "decode, counted by the card")?;
+    }
     Ok(())
 }
 
