@@ -4,9 +4,7 @@ use std::path::Path;
 
 use super::Failure;
 use crate::report::{Findings, Report, Roofline, SummaryJson, build, summary_json};
-use crate::trace::{
-    CountersHeader, Extremes, Header, MeterHeader, Run, TraceError, write_beside,
-};
+use crate::trace::{CountersHeader, Extremes, Header, MeterHeader, Run, TraceError, write_beside};
 use crate::unit::{Bytes, Scale, grouped, si_bytes, si_nanos, si_whole};
 use crate::waste::{Books, BooksOptions, Headline, Latency, memory, requests};
 

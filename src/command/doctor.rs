@@ -7,9 +7,7 @@ use serde::Serialize;
 use super::{Done, Failure, print, print_json};
 use crate::backend::cpu::linear::Isa;
 use crate::backend::cpu::{POWERCAP, Rapl, processor_name};
-use crate::backend::cuda::{
-    Card, Counters, Found, Library, Nvml, Presence, ThisMachine, look,
-};
+use crate::backend::cuda::{Card, Counters, Found, Library, Nvml, Presence, ThisMachine, look};
 use crate::event::WallClock;
 use crate::unit::{Bytes, si_bytes};
 
@@ -30,10 +28,7 @@ pub fn run(args: &DoctorArgs) -> Result<Done, Failure> {
     let checkup = Checkup::of(&found, Processor::of_this_machine(), |card| {
         let counters = Counters::begin(&card.uuid, WallClock::start()).and_then(Counters::end);
         let said = |error: std::io::Error| error.to_string();
-        [
-            Nvml::open(&card.uuid).map(|_| ()).map_err(said),
-            counters.map(|_| ()).map_err(said),
-        ]
+        [Nvml::open(&card.uuid).map(|_| ()).map_err(said), counters.map(|_| ()).map_err(said)]
     });
     match args.json {
         true => print_json(&checkup)?,
@@ -138,11 +133,7 @@ impl Processor {
 
 impl Checkup {
     /// `read` says whether energy and counters of a card can be read.
-    fn of(
-        found: &Found,
-        cpu: Processor,
-        read: impl Fn(&Card) -> [Result<(), String>; 2],
-    ) -> Self {
+    fn of(found: &Found, cpu: Processor, read: impl Fn(&Card) -> [Result<(), String>; 2]) -> Self {
         let advice = |number| {
             found
                 .ready(number)

@@ -113,7 +113,8 @@ fn reasons(told: &MeterHeader, period: Nanos) -> Vec<String> {
         let (slow, time) = (u128::from(slow.0), u128::from(time.0).max(1));
         if slow * 1000 >= time * SLOW && slow > 0 {
             let percent = (slow * 100).div_ceil(time);
-            reasons.push(format!("the {limit} limit kept its clock low for {percent} % of the time"));
+            reasons
+                .push(format!("the {limit} limit kept its clock low for {percent} % of the time"));
         }
     }
     reasons

@@ -14,42 +14,51 @@ const KERNELS: [&str; 2] = ["-DGEMBA_ACT_F16", "-DGEMBA_HEAD_DIM=16"];
 
 /// A folder with both libraries.
 fn libraries(folder: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/driver.cpp");
     let library = folder.join("libcuda.so.1");
+    compile("tests/cuda/driver.cpp", &library);
+    std::fs::copy(&library, folder.join("libnvrtc.so.13")).unwrap();
+}
+
+/// Makes a library that stands where one of NVIDIA's would.
+pub(super) fn compile(source: &str, library: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
     let built = Command::new(compiler)
         .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"])
         .args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
+        .arg(library)
         .arg(source)
         .arg("-ldl")
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::copy(&library, folder.join("libnvrtc.so.13")).unwrap();
 }
 
-struct Machine {
-    folder: tempfile::TempDir,
+pub(super) struct Machine {
+    pub(super) folder: tempfile::TempDir,
     kernels: PathBuf,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         libraries(folder.path());
         Self { folder, kernels: shim::library(&KERNELS) }
     }
 
     fn gemba(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_gemba"))
+        self.command(words).output().unwrap()
+    }
+
+    pub(super) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemba"));
+        command
             .args(words)
             .env("LD_LIBRARY_PATH", self.folder.path())
             .env("GEMBA_SHIM", &self.kernels)
             .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap()
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
     }
 
     fn json(&self, words: &[&str]) -> Value {
@@ -60,7 +69,7 @@ impl Machine {
     }
 }
 
-const MODEL: [&str; 6] =
+pub(super) const MODEL: [&str; 6] =
     ["--device", "cuda", "--model", "tests/vectors/llama-gqa", "--precision", "f16"];
 
 #[test]

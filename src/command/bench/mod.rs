@@ -195,8 +195,7 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
         let rates = rates(&mut bench, (&probe, clock), *batch, args)?;
         let read_rate = rates[READS].median;
         let counted = counted(&mut bench, (*batch, args.generate), clock, read_rate)?;
-        let mut outcome =
-            outcome(&bench.device, args, placement, (model.name(), *batch), rates);
+        let mut outcome = outcome(&bench.device, args, placement, (model.name(), *batch), rates);
         match counted {
             None => {}
             Some(Ok(counted)) => outcome.counters = Some(counted),
