@@ -66,6 +66,8 @@ fn meters_and_counters_of_the_card_are_found_by_its_identity() {
         ("", "its counters can be read\n"),
         ("no-gpm", "its counters cannot be read: GPM: cards have it from Hopper on, and this one"),
         ("refused", "its counters cannot be read: a sample of GPM: the current user does not have"),
+        ("elsewhere", "energy cannot be read: a query to find an object was unsuccessful\n"),
+        ("elsewhere", "its counters cannot be read: the card: a query to find an object was"),
         ("uncounted", "energy cannot be read: the requested operation is not available"),
     ] {
         let text = printed(&machine, &["doctor"], wrong);
@@ -110,7 +112,7 @@ fn bench_holds_its_budgets_against_the_counters() {
         assert!(found["no_counters"].as_str().unwrap().contains("GPM"), "{found}");
     }
     let text = printed(&machine, &bench(&[]), "refused");
-    assert!(text.contains("none: a sample of GPM: the current user does not have"), "{text}");
+    assert!(text.contains("none  (a sample of GPM: the current user does not have"), "{text}");
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //   apart       it tells 300 W and counts 200
 //   throttled   its power limit keeps its clock low
 //   uncounted   it does not count energy
+//   elsewhere   it is another card than the driver's
 
 #include <time.h>
 
@@ -90,7 +91,7 @@ EXPORT int nvmlSystemGetDriverVersion(char* version, unsigned length) {
 }
 EXPORT int nvmlDeviceGetHandleByUUID(const char* uuid, void** device) {
     ready(&card);
-    if (strcmp(uuid, UUID) != 0) return NOT_FOUND;
+    if (strcmp(uuid, UUID) != 0 || wrong("elsewhere")) return NOT_FOUND;
     *device = &card;
     return SUCCESS;
 }

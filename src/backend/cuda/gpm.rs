@@ -148,7 +148,8 @@ fn peak(megahertz: u32, bits: u32) -> u64 {
 }
 
 /// What the library's figures of [`METRICS`] say of the time between two moments. Utilization is
-/// in percent, the link to the host in MiB per second.
+/// in percent, the link to the host in MiB per second (so NVIDIA's header; its wrapper here says
+/// bytes).
 fn activity([start_ns, end_ns]: [Nanos; 2], values: [Option<f64>; 6], peak: u64) -> Activity {
     let seconds = end_ns.saturating_sub(start_ns).as_secs_f64();
     let [memory, busy, occupancy, matrix, sent, received] =

@@ -13,8 +13,8 @@ use crate::event::Throttle;
 /// The meters of one card: energy, power, the clocks of its multiprocessors and its memory, why it
 /// is slow, how warm it is, and how much of its memory is taken.
 ///
-/// The energy counter of most cards moves about ten times a second, so what is told over less than
-/// a few seconds is coarse.
+/// The energy counter of most cards moves about ten times a second, and their power is a mean over
+/// the last second, so what is told over less than a few seconds is coarse.
 #[derive(Debug)]
 pub struct Nvml {
     nvml: nvml_wrapper::Nvml,

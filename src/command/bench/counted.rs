@@ -28,12 +28,12 @@ pub(super) struct Counted {
     /// Bytes that went to and from the card's memory, past its second-level cache.
     memory_bytes: u64,
     /// The same, by what the launches had to move.
-    ratio: Option<f64>,
+    ratio: f64,
     /// What the launches of these steps had to move.
     budget: Moved,
     /// The rest of what the counters tell.
     activity: Activity,
-    /// Why the ratio cannot be, if it cannot.
+    /// Why the ratio does not hold, if it does not.
     doubt: Option<String>,
 }
 
@@ -115,7 +115,7 @@ impl Counted {
             seconds: activity.end_ns.saturating_sub(activity.start_ns).as_secs_f64(),
             peak_bytes_per_s: peak,
             memory_bytes,
-            ratio: (budget.all() > 0).then(|| memory_bytes as f64 / budget.all() as f64),
+            ratio: memory_bytes as f64 / budget.all().max(1) as f64,
             budget,
             activity,
             doubt: doubt.map(str::to_owned),
@@ -125,8 +125,7 @@ impl Counted {
     /// Prints it below the other figures, and what it can mean.
     pub(super) fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let rate = self.memory_bytes as f64 / self.seconds / 1e9;
-        let ratio = self.ratio.unwrap_or(0.0);
-        let name = "decode, counted, GB/s";
+        let (name, ratio) = ("decode, counted, GB/s", self.ratio);
         writeln!(out, "{name:28}{rate:>12.1}  ({ratio:.3} of the budgets)")?;
         writeln!(
             out,
@@ -161,12 +160,11 @@ mod tests {
         let of = |activity, budget, read| Counted::of(activity, 1000, budget, 7, read);
         let found = of(activity, moved(100), 900.0).unwrap();
         assert_eq!((found.steps, found.seconds, found.memory_bytes), (7, 0.5, 300));
-        assert_eq!((found.ratio, &found.doubt), (Some(1.5), &None));
+        assert_eq!((found.ratio, &found.doubt), (1.5, &None));
         let doubt = |activity, read| of(activity, moved(100), read).unwrap().doubt.unwrap();
         assert!(doubt(activity, 1001.0).starts_with("plain reading beat"));
         let more = Activity { memory_ppm: Some(1_000_001), ..activity };
         assert!(doubt(more, 900.0).starts_with("the counter tells more"));
-        assert_eq!(of(activity, Moved::default(), 900.0).unwrap().ratio, None);
         let silent = Activity { memory_bytes: None, ..activity };
         assert_eq!(of(silent, moved(100), 900.0), None);
     }

@@ -376,7 +376,7 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         counted.print(&mut out)?;
     }
     if let Some(why) = &outcome.no_counters {
-        writeln!(out, "{:28}        none: {why}", "decode, counted by the card")?;
+        writeln!(out, "{:28}{:>12}  ({why})", "decode, counted, GB/s", "none")?;
     }
     Ok(())
 }
