@@ -4,7 +4,8 @@
 //! on memory that starts as no number between guarded pages: steps and whole engines give the CPU
 //! backend's logits and tokens. `recorded` only writes down what a driver is asked: what is
 //! launched, what is allocated, and what becomes of a driver that fails. `binary` runs the binary
-//! itself on libraries that stand where NVIDIA's would (`driver.cpp`, `cublaslt.cpp`).
+//! itself on libraries that stand where NVIDIA's would (`driver.cpp`, `cublaslt.cpp`, `cupti.cpp`,
+//! `nvml.cpp`).
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -16,6 +17,7 @@ mod engine;
 mod failures;
 mod host;
 mod launches;
+mod meters;
 mod near;
 #[path = "../kernels/numbers.rs"]
 #[expect(dead_code, reason = "shared with the tests of kernels")]

@@ -158,18 +158,37 @@ class Pages(unittest.TestCase):
         self.assertEqual(evidence.ceilings(one), expected)
 
     def test_energy_says_why_it_is_not_valid(self):
-        samples = [(at * 10**8, at * 10**7, 100_000) for at in range(101)]
-        whole = engine.integrated(samples)
-        self.assertTrue(whole["valid"])
+        span = {"least": 1, "most": 2}
+        meter = {"start_ns": 10**9, "end_ns": 11 * 10**9, "energy_uj": 10**9,
+                 "integrated_uj": 10**9, "clock_mhz": span, "memory_clock_mhz": span,
+                 "temperature_c": span, "memory_used_bytes": None,
+                 "validity": {"valid": True, "reasons": []}}
+        counters = {"why": None, "activity": {"memory_bytes": 3 * 10**9}}
+        whole = engine.metered({"meters": [meter], "counters": [counters]})
         self.assertAlmostEqual(whole["ratio"], 1.0)
-        short = engine.integrated(samples[:11])
-        self.assertFalse(short["valid"])
-        self.assertEqual(len(short["reasons"]), 2)
-        none = engine.integrated([(at, energy, 0) for at, energy, _ in samples])
-        self.assertIsNone(none["ratio"])
-        page = evidence.page(found(part("energy", [whole, short])))
+        whole |= {"counted_by_budget": 1.5}
+        doubted = meter | {"integrated_uj": None,
+                           "validity": {"valid": False, "reasons": ["too short"]}}
+        short = engine.metered({"meters": [doubted], "counters": []})
+        self.assertEqual((short["ratio"], short["activity"]), (None, None))
+        page = evidence.page(found(part("energy", [whole, short | {"counted_by_budget": None}])))
         self.assertIn("rose by 1000.0 J; power integrates to 1000.0 J: 1.000 of it.\n", page)
-        self.assertIn("Not valid: a window of 1.0 s", page)
+        self.assertIn("saw 3.0 GB go to and from its memory: 1.500 of the launches' budgets", page)
+        self.assertIn("it told no power. Not valid: too short.", page)
+
+    def test_counted_bytes_stand_beside_speeds(self):
+        rates = {"least": 1.0, "most": 2.0}
+        row = {"precision": "bf16", "batch": 1, "prefill_tokens_per_s": 1.0,
+               "decode_tokens_per_s": 1.0, "decode": rates, "weight_bytes_per_s": 1e9,
+               "read_share": 0.5}
+        told = row | {"counters": {"ratio": 1.25, "doubt": None}, "no_counters": None}
+        doubted = row | {"counters": {"ratio": 9.0, "doubt": "too low"}, "no_counters": None}
+        none = row | {"counters": None, "no_counters": "refused"}
+        page = evidence.page(found(part("speed", [told, doubted, none])))
+        self.assertIn("| 50.0 % | 1.250 |", page)
+        self.assertNotIn("9.000", page)
+        for line in ("Counters: too low.", "Counters: refused.", "Counted by budget: bytes"):
+            self.assertIn(line, page)
 
 
 class Inputs(unittest.TestCase):

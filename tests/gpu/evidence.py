@@ -163,11 +163,33 @@ def of_speed(evidence: dict) -> list[str]:
     body = [[row["precision"], row["batch"], figure(row["prefill_tokens_per_s"], 0),
              figure(row["decode_tokens_per_s"]), figure(row["decode"]["least"]),
              figure(row["decode"]["most"]), figure(row["weight_bytes_per_s"] / 1e9, 0),
-             percent(row["read_share"])] for row in rows(evidence, "speed")]
+             percent(row["read_share"]), figure(by_counter(row), 3)]
+            for row in rows(evidence, "speed")]
     lines = ["Rates are of steps that nothing times.", ""]
     lines += table(["weights", "batch", "prefill, tokens/s", "decode, tokens/s", "least", "most",
-                    "weights read, GB/s", "of plain reading"], body)
+                    "weights read, GB/s", "of plain reading", "counted by budget"], body)
+    lines += of_counters(rows(evidence, "speed"))
     return lines + of_inflation(rows(evidence, "speed"))
+
+
+def of_counters(found: list[dict]) -> list[str]:
+    """What the card's own counters say, and what speaks against them."""
+    told = [row["counters"] for row in found if row.get("counters")]
+    lines = []
+    if told:
+        lines += ["Counted by budget: bytes that the card's own counters saw go to and from its "
+                  "memory in decode steps, by those of the launches' budgets. What stays in the "
+                  "second-level cache is in the budgets alone; what is read twice, and what a "
+                  "launch keeps for itself, in the counters alone.", ""]
+    doubts = {one["doubt"] for one in told if one["doubt"]}
+    doubts |= {row["no_counters"] for row in found if row.get("no_counters")}
+    return lines + [f"Counters: {doubt}." for doubt in sorted(doubts)]
+
+
+def by_counter(row: dict):
+    """Counted bytes by budget, where there were counters and nothing speaks against them."""
+    counters = row.get("counters")
+    return None if not counters or counters["doubt"] else counters["ratio"]
 
 
 def of_inflation(found: list[dict]) -> list[str]:
@@ -263,9 +285,14 @@ def of_energy(evidence: dict) -> list[str]:
     lines = []
     for row in rows(evidence, "energy"):
         held = ("" if row["valid"] else " Not valid: " + "; ".join(row["reasons"]) + ".")
-        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        power = ("it told no power" if row["ratio"] is None else
+                 f"power integrates to {row['integrated_j']:.1f} J: {row['ratio']:.3f} of it")
         lines.append(f"Over {row['seconds']:.1f} s the counter rose by {row['counter_j']:.1f} J; "
-                     f"power integrates to {row['integrated_j']:.1f} J: {ratio} of it.{held}")
+                     f"{power}.{held}")
+        if row["counted_by_budget"] is not None:
+            lines.append(f"While requests were played, the card's counters saw "
+                         f"{row['activity']['memory_bytes'] / 1e9:.1f} GB go to and from its "
+                         f"memory: {row['counted_by_budget']:.3f} of the launches' budgets.")
     return lines
 
 

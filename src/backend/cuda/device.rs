@@ -12,7 +12,7 @@ use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::Bytes;
 
-use super::driver::{Address, Dense, Driver};
+use super::driver::{Address, Card, Dense, Driver};
 use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
@@ -69,6 +69,12 @@ const UNFUSED_LAYER_OPS: usize = 26;
 const UNFUSED_OTHER_OPS: usize = 8;
 
 impl Cuda {
+    /// The card it is on.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        self.driver.card()
+    }
+
     /// Puts `model` on the card of `driver` and makes room for steps and the KV pool.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ pub enum Library {
     Driver,
     /// The run-time compiler.
     Nvrtc,
-    /// Energy, power and clocks.
+    /// Energy, power, clocks, and a card's own counters.
     Nvml,
     /// Traces of kernels.
     Cupti,
@@ -40,7 +40,7 @@ impl Library {
         match self {
             Self::Driver => "needed by --device cuda",
             Self::Nvrtc => "needed by --device cuda: compiles the kernels once per card",
-            Self::Nvml => "reads a card's energy, power, clocks and throttling",
+            Self::Nvml => "reads a card's energy, power, clocks, throttling and counters",
             Self::Cupti => "tells when each kernel ran; without it events between kernels do",
             Self::CublasLt => {
                 "multiplies 16-bit weights with more than 64 rows; without it, its own kernels do"

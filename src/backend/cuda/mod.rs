@@ -37,6 +37,7 @@ mod dense;
 mod device;
 mod driver;
 mod flights;
+mod gpm;
 mod graphs;
 mod image;
 mod launches;
@@ -60,6 +61,7 @@ pub use device::{Cuda, Options};
 pub use driver::{
     Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Shelf,
 };
+pub use gpm::Counters;
 pub use image::{Activation, Program};
 pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachine, look};
 pub use nvidia::{OpenError, open};

@@ -1,5 +1,6 @@
 //! `gemba bench`: how fast a model runs here, prefill and decode apart, or each of its kernels.
 
+mod counted;
 mod kernels;
 mod sequences;
 mod speed;
@@ -19,6 +20,7 @@ use crate::event::WallClock;
 use crate::model::{Encoding, open};
 use crate::unit::Nanos;
 
+use counted::{Counted, counted};
 use sequences::{Bench, Plan};
 use speed::{Inflation, Measured, Rates};
 
@@ -139,6 +141,10 @@ struct Outcome {
     inflation: BTreeMap<&'static str, Inflation>,
     /// Of the time of decode steps that were timed, by kernel. The rest passed between kernels.
     decode_shares: BTreeMap<&'static str, f64>,
+    /// What the card's own counters saw of further decode steps; none where there are none.
+    counters: Option<Counted>,
+    /// Why a card's counters could not be read.
+    no_counters: Option<String>,
 }
 
 /// Runs the benchmark and prints its result.
@@ -174,8 +180,17 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     let mut bench = Bench::new(device, plan);
     for batch in &args.batch {
         let measured = speed::measure(&mut bench, (&probe, clock), *batch, args)?;
+        let read_rate = measured.rates[speed::READS].median;
+        bench.device.backend_mut().time_operations(false);
+        let counted = counted(&mut bench, (*batch, args.generate), clock, read_rate)?;
         let of = (model.name(), *batch);
-        print(&outcome(&bench.device, args, placement, of, measured), args.json)?;
+        let mut outcome = outcome(&bench.device, args, placement, of, measured);
+        match counted {
+            None => {}
+            Some(Ok(counted)) => outcome.counters = Some(counted),
+            Some(Err(why)) => outcome.no_counters = Some(why),
+        }
+        print(&outcome, args.json)?;
     }
     Ok(())
 }
@@ -212,6 +227,8 @@ fn outcome(
         timed_by: device.backend().timed_by().code(),
         inflation: measured.inflation,
         decode_shares: measured.decode_shares,
+        counters: None,
+        no_counters: None,
     }
 }
 
@@ -301,7 +318,14 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         "{name:28}{:>12.1}  ({share:.0} % reached)",
         outcome.read_bytes_per_s as f64 / 1e9
     )?;
-    print_shares(&mut out, outcome)
+    print_shares(&mut out, outcome)?;
+    if let Some(counted) = &outcome.counters {
+        counted.print(&mut out)?;
+    }
+    if let Some(why) = &outcome.no_counters {
+        writeln!(out, "{:28}{:>12}  ({why})", "decode, counted, GB/s", "none")?;
+    }
+    Ok(())
 }
 
 /// The kernels that take most of a decode step, and what it costs to know that.

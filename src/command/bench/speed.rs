@@ -59,6 +59,9 @@ impl Inflation {
     }
 }
 
+/// Where plain reading stands among the rates.
+pub(super) const READS: usize = 3;
+
 /// What was measured of one batch.
 pub(super) struct Measured {
     /// Prefill, decode, weights and plain reading, each per second, and weights by plain reading.
