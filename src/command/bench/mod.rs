@@ -181,7 +181,7 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     for batch in &args.batch {
         let measured = speed::measure(&mut bench, (&probe, clock), *batch, args)?;
         let read_rate = measured.rates[speed::READS].median;
-        bench.device.backend_mut().time_operations(false);
+        bench.time_operations(false);
         let counted = counted(&mut bench, (*batch, args.generate), clock, read_rate)?;
         let of = (model.name(), *batch);
         let mut outcome = outcome(&bench.device, args, placement, of, measured);

@@ -48,6 +48,11 @@ pub(super) struct Bench {
     /// How long each kernel ran in steps that were timed.
     times: BTreeMap<Kernel, Nanos>,
     sampled: Vec<Sampled>,
+    /// Whether operations are timed: the steps whose times are looked at run one by one, the others
+    /// as far ahead as the device takes them.
+    timed: bool,
+    /// Steps that have not ended.
+    flying: u32,
 }
 
 impl Bench {
@@ -64,7 +69,15 @@ impl Bench {
             spans: Vec::new(),
             times: BTreeMap::new(),
             sampled: Vec::new(),
+            timed: true,
+            flying: 0,
         }
+    }
+
+    /// Whether operations are timed from the next step on; says whether they are.
+    pub fn time_operations(&mut self, each: bool) -> bool {
+        self.timed = self.device.backend_mut().time_operations(each);
+        self.timed
     }
 
     /// A random token, the same for the same seed.
@@ -88,15 +101,15 @@ impl Bench {
                 context += rows;
                 room -= rows;
                 if room == 0 {
-                    self.step(std::mem::take(&mut parts))?;
+                    self.hand_over(std::mem::take(&mut parts))?;
                     room = chunk;
                 }
             }
         }
         if !parts.is_empty() {
-            self.step(parts)?;
+            self.hand_over(parts)?;
         }
-        Ok(())
+        self.end(0)
     }
 
     /// Generates these tokens of so many sequences behind their prompts; the weight bytes that this
@@ -106,8 +119,9 @@ impl Bench {
         for done in tokens {
             let context = self.plan.prompt + done;
             let part = |sequence| Part { sequence, context, rows: 1, ends: true };
-            weight_bytes += self.step((0..batch).map(part).collect())?;
+            weight_bytes += self.hand_over((0..batch).map(part).collect())?;
         }
+        self.end(0)?;
         Ok(weight_bytes)
     }
 
@@ -116,8 +130,15 @@ impl Bench {
         std::mem::take(&mut self.times)
     }
 
-    /// Runs a step; the weight bytes it had to read.
-    pub fn step(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
+    /// Runs a step.
+    pub fn step(&mut self, parts: Vec<Part>) -> Result<(), DeviceError> {
+        self.hand_over(parts)?;
+        self.end(0)
+    }
+
+    /// Hands a step over, and waits for one before it where the device takes no more; the weight
+    /// bytes it has to read.
+    fn hand_over(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
         parts.sort_by_key(|part| part.rows > 1);
         let (mut tokens, mut logits_rows) = (Vec::new(), Vec::new());
         let mut sequences = Vec::new();
@@ -151,12 +172,25 @@ impl Bench {
             self.budgets.push(budget);
             self.device.backend_mut().launch(op)?;
         }
-        self.spans.clear();
-        self.sampled.clear();
-        self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
-        for (budget, span) in self.budgets.iter().zip(&self.spans) {
-            *self.times.entry(budget.kernel).or_default() += span.end.saturating_sub(span.start);
-        }
+        self.device.backend_mut().submit()?;
+        self.flying += 1;
+        let most = if self.timed { 1 } else { self.device.backend().steps_in_flight() };
+        self.end(most - 1)?;
         Ok(self.budgets.iter().map(|budget| budget.weight_bytes.0).sum())
+    }
+
+    /// Waits until at most so many steps have not ended.
+    fn end(&mut self, flying: u32) -> Result<(), DeviceError> {
+        while self.flying > flying {
+            self.flying -= 1;
+            self.spans.clear();
+            self.sampled.clear();
+            self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
+            for (budget, span) in self.budgets.iter().zip(&self.spans) {
+                let time = span.end.saturating_sub(span.start);
+                *self.times.entry(budget.kernel).or_default() += time;
+            }
+        }
+        Ok(())
     }
 }

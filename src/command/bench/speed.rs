@@ -156,7 +156,7 @@ fn pair(
 ) -> Result<Pair, DeviceError> {
     let mut pair = Pair::default();
     for each in [timed_first, !timed_first] {
-        let timed = bench.device.backend_mut().time_operations(each);
+        let timed = bench.time_operations(each);
         if timed && !each {
             // It always times them: what it does when asked to is the same.
             continue;
