@@ -256,7 +256,7 @@ EXPORT int cuLaunchHostFunc(void* given, void (*function)(void*), void* data) {
     ready();
     rule(given == &stream, "no such stream");
     if (capturing) {
-        capturing->push_back([=] { function(data); });
+        capturing->push_back([=](u64) { function(data); });
     } else {
         function(data);
     }

@@ -249,6 +249,7 @@ fn an_engine_tells_no_launches_of_steps_that_are_not_timed() {
         facts.clear();
         let before = engine.counts().launches;
         engine.turn(Outlook { closed: true, external: 0 }, &mut facts).unwrap();
+        engine.settle(&mut facts).unwrap();
         assert_eq!(launched(&facts), timed);
         assert!(facts.iter().any(|fact| matches!(fact, Fact::Step(_))));
         // They ran all the same.
