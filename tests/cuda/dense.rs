@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gemba::backend::cuda::{Address, Cuda, Dense, Options};
-use gemba::backend::{Backend, DeviceError, Limits, Sampling, SequenceRows, StepInputs};
+use gemba::backend::{
+    AwaitedToken, Backend, DeviceError, Limits, Sampling, SequenceRows, StepInputs,
+};
 use gemba::cost::{Formulas, Technique, Techniques};
 use gemba::engine::forward;
 use gemba::event::WallClock;
@@ -351,4 +353,63 @@ fn the_roof_of_a_card_counts_what_its_library_can_do() {
     if card::asked().is_none() {
         assert!(products.get() > 4, "{}", products.get());
     }
+}
+
+/// A token each for so many sequences behind `context` tokens of theirs, those of `awaited` from the
+/// step before.
+fn hand_over(cuda: &mut Cuda, tokens: &[u32], context: u32, awaited: &[AwaitedToken]) {
+    let rows = tokens.len() as u32;
+    let blocks: Vec<[u32; 1]> = (0..rows).map(|block| [block]).collect();
+    let sequences: Vec<SequenceRows<'_>> = (0..rows)
+        .zip(&blocks)
+        .map(|(row, blocks)| SequenceRows { rows: row..row + 1, context, blocks })
+        .collect();
+    let all: Vec<u32> = (0..rows).collect();
+    let inputs = StepInputs {
+        tokens,
+        sequences: &sequences,
+        logits_rows: &all,
+        sampling: &vec![Sampling::GREEDY; tokens.len()],
+        awaited,
+        masks: &[],
+    };
+    cuda.begin_step(&inputs).unwrap();
+    let formulas = Formulas::new(cuda.shape(), *cuda.storage());
+    let load = formulas.load((0..rows).map(|_| (context, 1)), rows);
+    for op in forward::operations(1, &formulas, &load) {
+        cuda.launch(op).unwrap();
+    }
+    cuda.submit().unwrap();
+}
+
+fn chosen(cuda: &mut Cuda) -> Vec<u32> {
+    let mut sampled = Vec::new();
+    cuda.end_step(&mut Vec::new(), &mut sampled).unwrap();
+    sampled.iter().map(|sampled| sampled.token).collect()
+}
+
+/// A form that is met behind a step in flight runs before it is captured, on the tokens that the
+/// step before chose and not on those that it chooses itself.
+#[test]
+fn a_step_that_is_captured_behind_another_takes_what_that_one_chose() {
+    let model = small(|shape| shape.layers = 1);
+    let limits = Limits { kv_blocks: 70, ..LIMITS };
+    let plain = Plain::new(Precision::Bf16, limits, Techniques::ALL);
+    let load = || on_host(&model, plain, true).0;
+    let first = tokens(66, 5, 300);
+    let mut second = tokens(70, 6, 300);
+    let (mut one_by_one, mut ahead) = (load(), load());
+    hand_over(&mut one_by_one, &first, 0, &[]);
+    let between = chosen(&mut one_by_one);
+    second[..66].copy_from_slice(&between);
+    hand_over(&mut one_by_one, &second, 1, &[]);
+    let expected = chosen(&mut one_by_one);
+    assert_ne!(&expected[..66], &between[..]);
+
+    let awaited: Vec<AwaitedToken> = (0..66).map(|row| AwaitedToken { row, chosen: row }).collect();
+    second[..66].fill(0);
+    hand_over(&mut ahead, &first, 0, &[]);
+    hand_over(&mut ahead, &second, 1, &awaited);
+    assert_eq!(chosen(&mut ahead), between);
+    assert_eq!(chosen(&mut ahead), expected);
 }
