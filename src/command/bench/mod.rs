@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Failure;
 use super::device::{Device, DeviceName, Placement};
 use super::technique::{TechniqueArgs, switches};
+use super::{Failure, unless_gone};
 use crate::backend::{DeviceError, Limits};
 use crate::event::WallClock;
 use crate::model::{Encoding, open};
@@ -154,7 +154,11 @@ struct Outcome {
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let device = DeviceName::find(&args.device)?;
     let placement = placement(args, device)?;
-    measure(args, placement).map_err(|error| Failure::new(error, None::<String>))
+    let measured = match measure(args, placement) {
+        Err(BenchError::Output(error)) => unless_gone(Err(error)).map_err(BenchError::Output),
+        measured => measured,
+    };
+    measured.map_err(|error| Failure::new(error, None::<String>))
 }
 
 fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
