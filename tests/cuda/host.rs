@@ -40,10 +40,17 @@ pub struct Host {
 /// What is enqueued, and what a graph holds.
 #[derive(Clone)]
 enum Work {
-    Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
+    Launch {
+        function: Function,
+        grid: [u32; 3],
+        block: u32,
+        arguments: Arguments,
+    },
     Product(Dense),
     Record(Event),
     Write(Address, Vec<u8>),
+    /// So many bytes.
+    Send(Shelf, Address, usize),
     Fetch(Address, Shelf),
 }
 
@@ -153,6 +160,9 @@ impl Host {
                 self.product(&product);
             }
             Work::Write(to, bytes) => self.copy_to(to, &bytes),
+            Work::Send(shelf, to, count) => {
+                self.copy_to(to, &self.shelves.borrow()[shelf.0 as usize][..count]);
+            }
             Work::Fetch(from, shelf) => {
                 self.copy_from(from, &mut self.shelves.borrow_mut()[shelf.0 as usize]);
             }
@@ -230,6 +240,12 @@ impl Driver for Host {
         let mut shelves = self.shelves.borrow_mut();
         shelves.push(vec![0; bytes as usize]);
         Ok(Shelf(shelves.len() as u64 - 1))
+    }
+
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError> {
+        self.shelves.borrow_mut()[by.0 as usize][..bytes.len()].copy_from_slice(bytes);
+        self.enqueue(Work::Send(by, to, bytes.len()));
+        Ok(())
     }
 
     fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {

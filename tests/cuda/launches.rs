@@ -54,7 +54,7 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
     assert_eq!(asked.iter().find(refused), None);
     // One copy there, one back and one wait for it; and the logits that this test asks for.
     let count = |wanted: fn(&Asked) -> bool| asked.iter().filter(|asked| wanted(asked)).count();
-    assert_eq!(count(|asked| matches!(asked, Asked::Write(..))), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::Send(..))), 1);
     assert_eq!(count(|asked| matches!(asked, Asked::Fetch(..))), 1);
     assert_eq!(count(|asked| matches!(asked, Asked::WaitFor(_))), 1);
     assert_eq!(count(|asked| matches!(asked, Asked::Wait)), 0);
@@ -88,7 +88,7 @@ fn between(asked: &[Asked]) -> Vec<&Asked> {
     let around = |asked: &&Asked| {
         matches!(
             asked,
-            Asked::Write(..)
+            Asked::Send(..)
                 | Asked::Read(..)
                 | Asked::Fetch(..)
                 | Asked::Record(_)

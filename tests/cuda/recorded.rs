@@ -17,6 +17,7 @@ pub enum Asked {
     Write(Address, usize),
     Read(Address, usize),
     NewShelf(u64),
+    Send(Shelf, Address, usize),
     Fetch(Address, Shelf),
     Load(&'static str),
     Launch { kernel: String, grid: [u32; 3], block: u32, arguments: Arguments },
@@ -246,6 +247,14 @@ impl Driver for Recorded {
         self.note(Asked::NewShelf(bytes));
         self.shelves.borrow_mut().push(bytes);
         Ok(Shelf(self.shelves.borrow().len() as u64 - 1))
+    }
+
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError> {
+        self.tape.lost()?;
+        self.not_capturing();
+        assert!(bytes.len() as u64 <= self.shelves.borrow()[by.0 as usize]);
+        self.note(Asked::Send(by, to, bytes.len()));
+        Ok(())
     }
 
     fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {

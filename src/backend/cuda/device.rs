@@ -113,8 +113,9 @@ impl Cuda {
             false => (UNFUSED_LAYER_OPS, UNFUSED_OTHER_OPS),
         };
         let ops = of_layer * shape.layers as usize + others;
-        let flights =
-            Flights::new(&*driver, plan.steps_in_flight(), ops, plan.limits.logits_rows as usize)?;
+        let inputs = Step::bytes(&plan, shape.vocab);
+        let asked = plan.limits.logits_rows as usize;
+        let flights = Flights::new(&*driver, plan.steps_in_flight(), [ops, asked], inputs)?;
         driver.wait()?;
         let card = driver.card();
         let description = Description {
@@ -208,7 +209,8 @@ impl Backend for Cuda {
         self.flights.check(self.steps_in_flight())?;
         self.ops.clear();
         self.logits.take();
-        self.step.take(&*self.driver, inputs, self.flights.choices())?;
+        let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
+        self.step.take(&*self.driver, inputs, choices, shelf)?;
         let most = self.step.placed.rows.max(self.step.placed.asked);
         self.timing.begin_step(self.plan.dense && most > TILE_ROWS);
         self.open = true;

@@ -29,7 +29,7 @@ pub struct Function(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Event(pub u64);
 
-/// A place in the host's memory that a device copies to while the host goes on.
+/// A place in the host's memory that a device copies to and from while the host goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shelf(pub u64);
 
@@ -236,6 +236,13 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::OutOfMemory`], or [`DriverError::Failed`] if the device is lost.
     fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError>;
+
+    /// Puts `bytes` on a shelf and enqueues a copy of them from there. What was enqueued for this
+    /// shelf before is done.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if there is no such shelf, they do not fit, or the device is lost.
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError>;
 
     /// Enqueues a copy that fills the shelf.
     ///

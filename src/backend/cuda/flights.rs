@@ -1,9 +1,10 @@
 //! Steps that were handed to the device and whose results were not taken.
 //!
 //! Two may be there at once, one that runs and one that waits behind it, so that the device need
-//! not wait for the host. What the device writes of a step for the host, when each operation began
-//! and ended and which tokens were chosen, the next step must not overwrite before it was read:
-//! there are two [`Set`]s of it, used in turns.
+//! not wait for the host. What the host and the device leave for each other of a step, its inputs,
+//! when each operation began and ended and which tokens were chosen, the next step must not
+//! overwrite before it was read: there are two [`Set`]s of it, used in turns. They lie in memory that
+//! the device copies by itself: with other memory a copy makes the host wait for what runs.
 //!
 //! Where events tell when its operations ran, the device's clock is set by the host's where a step begins with nothing in flight: the device
 //! comes to it as soon as it was handed over. Behind another step it begins when that one ends,
@@ -17,14 +18,16 @@ use crate::unit::Nanos;
 use super::driver::{Address, Driver, DriverError, Event, Shelf};
 use super::timing::Way;
 
-/// What a step writes for the host.
+/// What a step and the host leave for each other.
 struct Set {
+    /// The step's inputs, on their way.
+    inputs: Shelf,
     /// When each operation began and ended.
     operations: Vec<[Event; 2]>,
-    /// What it chose is on the shelf.
+    /// What it chose has been copied.
     copied: Event,
     /// Tokens, then their log-probabilities, with room for as many as may be asked for.
-    shelf: Shelf,
+    chosen: Shelf,
 }
 
 /// A step that was handed over.
@@ -61,24 +64,25 @@ pub(super) struct Flights {
 }
 
 impl Flights {
-    /// For up to `most` steps of up to `operations` operations and `asked` rows that ask for
-    /// logits.
+    /// For up to `most` steps of up to `operations` operations, `asked` rows that ask for logits and
+    /// so many bytes of inputs.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or [`DeviceError::Lost`] if the device failed.
     pub fn new(
         driver: &dyn Driver,
         most: u32,
-        operations: usize,
-        asked: usize,
+        [operations, asked]: [usize; 2],
+        inputs: u64,
     ) -> Result<Self, DeviceError> {
         let bytes = shelf_bytes(asked);
         let set = |_| -> Result<Set, DeviceError> {
             let pair = |_| Ok::<_, DriverError>([driver.event()?, driver.event()?]);
             Ok(Set {
+                inputs: driver.shelf(inputs)?,
                 operations: (0..operations).map(pair).collect::<Result<_, _>>()?,
                 copied: driver.event()?,
-                shelf: driver.shelf(bytes as u64)?,
+                chosen: driver.shelf(bytes as u64)?,
             })
         };
         Ok(Self {
@@ -100,6 +104,12 @@ impl Flights {
     /// Which set the next step to be handed over writes.
     pub fn set(&self) -> usize {
         self.begins % self.sets.len()
+    }
+
+    /// What the inputs of the next step to be handed over are sent by: those of the last step of
+    /// its set have arrived, as it has ended.
+    pub fn inputs(&self) -> Shelf {
+        self.sets[self.set()].inputs
     }
 
     /// The events of the operations of a set.
@@ -158,7 +168,7 @@ impl Flights {
     /// [`DriverError::Failed`] if the device failed.
     pub fn finish(&mut self, driver: &dyn Driver, chosen: Address) -> Result<(), DriverError> {
         let set = &self.sets[self.set()];
-        driver.fetch(chosen, set.shelf)?;
+        driver.fetch(chosen, set.chosen)?;
         driver.record(set.copied)?;
         self.begins += 1;
         Ok(())
@@ -177,7 +187,7 @@ impl Flights {
         let flight = self.flying.pop_front().ok_or_else(none)?;
         let set = &self.sets[flight.step % self.sets.len()];
         driver.wait_for(set.copied)?;
-        driver.fetched(set.shelf, &mut self.bytes)?;
+        driver.fetched(set.chosen, &mut self.bytes)?;
         let (tokens, logprobs) = self.bytes.split_at(self.bytes.len() / 2);
         let chosen = tokens.as_chunks().0.iter().zip(logprobs.as_chunks().0);
         sampled.extend(chosen.take(flight.asked).map(|(token, logprob)| Sampled {

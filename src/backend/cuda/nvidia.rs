@@ -295,6 +295,20 @@ impl Driver for Nvidia {
         Ok(Shelf(shelves.len() as u64 - 1))
     }
 
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError> {
+        let (shelf, most) = self.shelf_of(by)?;
+        if bytes.len() > most {
+            let what = format!("{} bytes on a shelf of {most}", bytes.len());
+            return Err(DriverError::Failed { call: "cuMemcpyHtoDAsync".to_owned(), what });
+        }
+        // SAFETY: the shelf has room for them, and the card has done with it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), shelf.cast(), bytes.len()) };
+        // SAFETY: the shelf lives as long as the driver and is not written to until this is done;
+        // where to is the caller's own memory on the device.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, shelf, bytes.len(), self.stream) };
+        said("cuMemcpyHtoDAsync", result)
+    }
+
     fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
         let (to, bytes) = self.shelf_of(to)?;
         // SAFETY: the shelf lives as long as the driver, which waits for its work when it ends, and

@@ -7,7 +7,7 @@ use crate::backend::bounds::Bounds;
 use crate::backend::{DeviceError, Mask, SequenceRows, StepInputs};
 use crate::cost::Technique;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Driver, Shelf};
 use super::graphs::Form;
 use super::plan::{Plan, TILE};
 use super::weights::allocate;
@@ -97,7 +97,7 @@ impl Step {
     }
 
     /// Takes the inputs of the next step, behind one in flight that chooses so many tokens, and
-    /// enqueues their copy.
+    /// enqueues their copy by a shelf of [`Step::bytes`].
     ///
     /// # Errors
     /// [`DeviceError::Limits`] if they do not fit or do not make sense, [`DeviceError::Lost`] if
@@ -107,6 +107,7 @@ impl Step {
         driver: &dyn Driver,
         inputs: &StepInputs<'_>,
         choices: usize,
+        shelf: Shelf,
     ) -> Result<(), DeviceError> {
         let decodes = self.bounds.check(inputs, choices)?;
         self.bytes.clear();
@@ -129,7 +130,7 @@ impl Step {
             let (found, most) = (self.bytes.len(), self.most);
             return Err(DeviceError::Limits(format!("inputs of {found} bytes, at most {most}")));
         }
-        driver.write(self.room, &self.bytes)?;
+        driver.send(&self.bytes, shelf, self.room)?;
         self.placed = placed;
         Ok(())
     }
