@@ -232,6 +232,26 @@ fn a_device_that_takes_steps_ahead_does_not_wait_for_the_host() {
 }
 
 #[test]
+fn who_comes_while_a_prompt_is_read_finds_it_when_it_was_read() {
+    // The second comes while the first one's prompt of 41 tokens is on the device.
+    let orders = || -> Vec<Order<'static>> {
+        let prompt: Vec<u32> = (0..41).collect();
+        let mut orders = vec![order(0, prompt.clone(), 6), order(1, prompt, 6)];
+        orders[1].arrival.at = Nanos(100);
+        for (order, last) in orders.iter_mut().zip([7, 8]) {
+            order.answer = Answer::Pinned(vec![last; 6]);
+        }
+        orders
+    };
+    for timing in [timing(), asynchronous()] {
+        let played = play(options(), timing, orders(), &[]).unwrap();
+        assert_eq!(played.facts.finishes[&RequestId(1)].cached_tokens, 40);
+        let again = |why| played.facts.rows_of(Fate::PrefixRecompute(why));
+        assert_eq!((again(Recompute::Evicted), again(Recompute::Unaligned)), (0, 0));
+    }
+}
+
+#[test]
 fn an_end_that_nobody_foresaw_costs_a_row() {
     let greedy = |end_tokens: &[u32]| Answer::Free {
         sampling: Sampling::GREEDY,

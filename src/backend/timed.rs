@@ -8,7 +8,10 @@ pub enum TimedBy {
     /// Events on the device, before and after each; why there are no records of kernels.
     Events(String),
     /// The device's own records of kernels.
-    Records,
+    Records {
+        /// Steps in which a library may launch kernels of its own are timed by events.
+        library: bool,
+    },
 }
 
 impl TimedBy {
@@ -18,7 +21,7 @@ impl TimedBy {
         match self {
             Self::HostClock => "host_clock",
             Self::Events(_) => "events",
-            Self::Records => "records",
+            Self::Records { .. } => "records",
         }
     }
 
@@ -30,7 +33,13 @@ impl TimedBy {
             Self::Events(why) => {
                 Some(format!("Operations were timed by events between kernels: {why}."))
             }
-            Self::Records => Some("Operations were timed by CUPTI's records of kernels.".into()),
+            Self::Records { library } => {
+                let all = "Operations were timed by CUPTI's records of kernels. While they are, one \
+                           step is in flight at a time.";
+                let but = " Steps of more than 64 rows, in which cuBLASLt may multiply, were timed by \
+                           events.";
+                Some(if *library { format!("{all}{but}") } else { all.to_owned() })
+            }
         }
     }
 }

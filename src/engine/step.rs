@@ -443,15 +443,17 @@ impl<'c> Engine<'c> {
         recorder: &mut dyn Recorder,
     ) -> Result<(Nanos, Vec<RequestId>), DeviceError> {
         let end = self.collect(&flight)?;
-        let sampled = self.take_tokens(&flight.decision, end);
-        let effects = self.scheduler.commit(&flight.decision, &sampled, end);
+        // The host may have been busy with the next step when the results came.
+        let noticed = self.clock.now();
+        let sampled = self.take_tokens(&flight.decision, noticed);
+        let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
         // Unless another step is in flight, the device is idle from here on: everything is said
         // after its work.
         self.chronicle.blocks(flight.host_start, &flight.decision.memory, recorder);
         self.tell(&flight, end, recorder);
         self.operations = flight.operations;
-        self.chronicle.blocks(end, &effects.memory, recorder);
-        self.end(&effects.ended, end, recorder);
+        self.chronicle.blocks(noticed, &effects.memory, recorder);
+        self.end(&effects.ended, noticed, recorder);
         Ok((end, effects.ended.iter().map(|ended| ended.request).collect()))
     }
 

@@ -38,7 +38,7 @@ impl Scheduler {
     }
 
     /// Running sequences that have rows to come.
-    fn going_on(&self) -> u32 {
+    pub(super) fn going_on(&self) -> u32 {
         self.running.iter().filter(|sequence| !sequence.ends_with_the_step()).count() as u32
     }
 
@@ -133,6 +133,7 @@ impl Scheduler {
             sequence.blocks.push(block);
         }
         sequence.computed = cached_tokens;
+        sequence.written = cached_tokens;
         sequence.cached = cached_tokens;
         sequence.padding = plan.padding;
         sequence.known = self.known_prefix(&sequence);

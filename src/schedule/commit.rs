@@ -29,14 +29,17 @@ impl Scheduler {
     }
 
     /// Whether the next decision can be made before the result of the last step is known: whatever
-    /// it is, nobody will have left by then, been sent outside or lose its memory.
+    /// it is, nobody will have left by then, been sent outside or lose its memory, and nobody is let
+    /// in who could find a prompt in the prefix cache that is only being read.
     #[must_use]
     pub fn foresees(&self, now: Nanos) -> bool {
         let (options, memory) = (&self.options, &self.options.memory);
         let simple =
             !options.batching.scheduling.is_batched() && options.stopping.check_interval == 1;
+        let honour = options.stopping.honour_cancel;
         let stays = |sequence: &Sequence| {
-            !sequence.gone
+            let leaves = sequence.gone && (honour || !sequence.reported);
+            !leaves
                 && sequence.deadline.is_none_or(|deadline| deadline > now)
                 && sequence.paused_until.is_none_or(|until| until > now)
                 && !sequence.is_sent_outside()
@@ -45,7 +48,11 @@ impl Scheduler {
             memory.blocks_for(sequence.len()).saturating_sub(sequence.blocks.len() as u32)
         };
         let going_on = || self.running.iter().filter(|sequence| !sequence.ends_with_the_step());
+        let lets_in = self.going_on() < options.batching.max_num_seqs
+            && self.waiting.iter().any(|sequence| sequence.paused_until.is_none());
+        let may_find = memory.prefix_cache && self.running.iter().any(Sequence::reads_its_prompt);
         simple
+            && !(lets_in && may_find)
             && self.running.iter().chain(&self.waiting).all(stays)
             && going_on().map(needed).sum::<u32>() <= self.pool.available()
     }
@@ -93,6 +100,7 @@ impl Scheduler {
         let limits = self.options.memory;
         let sequence = &mut self.running[slot];
         let (before, computed) = (scheduled.context, scheduled.context + scheduled.rows);
+        sequence.written = computed;
         let publishes = limits.prefix_cache && sequence.stopped.is_none();
         if publishes {
             sequence.hash_blocks(limits.block_tokens);

@@ -192,7 +192,7 @@ impl Witness {
         self.story.push(decision.clone());
     }
 
-    /// The rows of a decision are computed, and the tokens before them are known.
+    /// The rows of a decision are computed; those of whoever left with it were taken before.
     fn ran(&mut self, decision: &Decision, scheduler: &Scheduler) {
         for request in decision.scheduled.iter().filter_map(|scheduled| scheduled.request) {
             let found = scheduler.running.iter().find(|sequence| sequence.request == request);
@@ -269,7 +269,6 @@ fn live_forever(world: &World, ahead: bool) -> Witness {
             if let Some(before) = before {
                 land(&mut scheduler, &mut witness, &before, now);
             }
-            witness.ran(&decision, &scheduler);
             match ahead {
                 true => flight = Some(decision),
                 false => land(&mut scheduler, &mut witness, &decision, now),
@@ -312,6 +311,7 @@ fn land(scheduler: &mut Scheduler, witness: &mut Witness, decision: &Decision, n
         .map(|token| Sampled { token, stop: token == 2 })
         .collect();
     let effects = scheduler.commit(decision, &sampled, now);
+    witness.ran(decision, scheduler);
     witness.ended(&effects.ended);
     effects.ended.iter().for_each(|ended| scheduler.accept(ended));
     witness.memory(&effects.memory, scheduler.options().memory.block_tokens);

@@ -74,6 +74,7 @@ impl Scheduler {
         self.learn(&mut sequence);
         sequence.high_water = sequence.high_water.max(sequence.computed);
         sequence.computed = 0;
+        sequence.written = 0;
         sequence.cached = 0;
         sequence.padding = 0;
         decision.preempted.push(sequence.request);

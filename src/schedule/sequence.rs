@@ -96,7 +96,9 @@ pub(super) struct Sequence {
     pub(super) prompt_tokens: u32,
     /// Tokens in the KV cache once the steps that were launched have run.
     pub(super) computed: u32,
-    /// Of these, tokens found in the prefix cache at the last admission.
+    /// Of these, tokens of steps whose results are known.
+    pub(super) written: u32,
+    /// Tokens found in the prefix cache at the last admission.
     pub(super) cached: u32,
     /// The most tokens that were computed before a preemption.
     pub(super) high_water: u32,
@@ -138,6 +140,7 @@ impl Sequence {
             tokens: prompt,
             awaited: 0,
             computed: 0,
+            written: 0,
             cached: 0,
             high_water: 0,
             padding: 0,
@@ -190,10 +193,15 @@ impl Sequence {
         self.stopped.unwrap_or(self.known_len() - self.prompt_tokens)
     }
 
-    /// Computed tokens that belong to prompt or answer.
+    /// Computed tokens that belong to prompt or answer and that others could find.
     pub(super) fn learnable(&self) -> &[u32] {
         let answered = self.prompt_tokens + self.output_tokens();
-        &self.tokens[..self.computed.min(answered) as usize]
+        &self.tokens[..self.written.min(answered) as usize]
+    }
+
+    /// Whether rows of its prompt are in a step whose result is not known.
+    pub(super) fn reads_its_prompt(&self) -> bool {
+        self.written < self.computed.min(self.prompt_tokens)
     }
 
     /// The hash of all tokens before block `index`.

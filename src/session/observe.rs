@@ -64,6 +64,7 @@ pub(super) fn observe(
             engine.submit(order(request, PROMPT_TOKENS, room - PROMPT_TOKENS), &mut Forget);
         }
         step(&mut engine, &mut Forget)?;
+        engine.settle(&mut Forget)?;
         timed(&mut engine, (1, true), clock, &mut Forget)?;
         let one = timed(&mut engine, (1, false), clock, &mut Forget)?;
         let wanted = (RUN.0 / one.nanos.max(1)).max(STEPS.into());

@@ -240,7 +240,7 @@ catalogue! {
     Overrun "overrun" Overproduction Waste false
         "Rows computed after their request had stopped."
         "kernel time of all rows less kernel time of the useful ones, by rows"
-        "check stops every step";
+        "check stops every step, do without asynchronous scheduling";
     Orphaned "orphaned" Overproduction Waste false
         "Rows computed for a consumer that had gone."
         "kernel time of all rows less kernel time of the useful ones, by rows"

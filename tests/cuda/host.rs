@@ -132,10 +132,15 @@ impl Host {
 
     /// Leaves it for later, or writes it down if launches are written down.
     fn enqueue(&self, work: Work) {
-        match &mut *self.capturing.borrow_mut() {
-            Some(graph) => graph.push(work),
-            None => self.queue.borrow_mut().push_back(work),
+        if let Some(graph) = &mut *self.capturing.borrow_mut() {
+            graph.push(work);
+            return;
         }
+        if let Work::Record(event) = work {
+            // What it told before is gone.
+            self.events.borrow_mut()[event.0 as usize] = None;
+        }
+        self.queue.borrow_mut().push_back(work);
     }
 
     fn work(&self, work: Work) -> Result<(), DriverError> {

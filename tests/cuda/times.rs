@@ -110,7 +110,7 @@ fn in_a_row(spans: &[Span]) -> bool {
 #[test]
 fn records_tell_the_times_of_launches_with_nothing_between_them() {
     let (mut cuda, tape) = load(true);
-    assert_eq!(cuda.timed_by(), TimedBy::Records);
+    assert_eq!(cuda.timed_by(), TimedBy::Records { library: false });
     let (spans, asked) = mixed(&mut cuda, &tape);
     assert_eq!((events(&asked), records(&asked)), (0, 1));
     assert_eq!(durations(&spans), by_records(&asked));
@@ -213,8 +213,10 @@ fn a_step_in_which_a_library_launches_kernels_is_timed_by_events() {
         // Steps of few rows go on by records.
         let (spans, asked) = decode(&mut cuda, &tape);
         assert_eq!((spans.len(), events(&asked), records(&asked)), (12, 0, 1));
-        assert_eq!(cuda.timed_by(), TimedBy::Records);
+        assert_eq!(cuda.timed_by(), TimedBy::Records { library: true });
     }
+    let note = cuda.timed_by().note().unwrap();
+    assert!(note.ends_with("in which cuBLASLt may multiply, were timed by events."), "{note}");
 }
 
 #[test]

@@ -186,11 +186,9 @@ impl Way {
                 &raw mut count,
             )
         };
-        if status == Status::CUBLAS_STATUS_NOT_SUPPORTED {
-            return Ok(None);
-        }
-        said("cublasLtMatmulAlgoGetHeuristic", status)?;
-        let usable = count > 0 && found.state == Status::CUBLAS_STATUS_SUCCESS;
+        // Whatever it lacks for such a product, the kernels here do not.
+        let success = Status::CUBLAS_STATUS_SUCCESS;
+        let usable = status == success && count > 0 && found.state == success;
         Ok(usable.then_some(Self { operation, weights, algorithm: found.algo, key }))
     }
 
@@ -234,7 +232,9 @@ impl Way {
         };
         match status {
             // What was described was taken before, so it is the number of rows.
-            Status::CUBLAS_STATUS_NOT_SUPPORTED | Status::CUBLAS_STATUS_INVALID_VALUE => Ok(false),
+            Status::CUBLAS_STATUS_NOT_SUPPORTED
+            | Status::CUBLAS_STATUS_INVALID_VALUE
+            | Status::CUBLAS_STATUS_ARCH_MISMATCH => Ok(false),
             status => said("cublasLtMatmul", status).map(|()| true),
         }
     }

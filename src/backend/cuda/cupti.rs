@@ -163,29 +163,35 @@ unsafe extern "C" fn take_back(
 impl Library {
     /// The newest library that the driver's CUDA can work with.
     fn open(driver: u32) -> Result<Self, String> {
-        let suits = |major: &u32| *major <= driver;
-        for major in MAJORS.into_iter().filter(suits) {
+        let mut why = format!("no libcupti of CUDA {driver} was found");
+        for major in MAJORS.into_iter().filter(|major| *major <= driver) {
             // SAFETY: the library only sets up its own tables when it is loaded.
             let Ok(opened) = (unsafe { libloading::Library::new(format!("libcupti.so.{major}")) })
             else {
                 continue;
             };
-            let library = Self::of(&opened).map_err(|error| error.to_string())?;
+            let library = Self::of(&opened).map_err(|error| error.to_string());
             // It has threads and hooks of its own, and cannot be unloaded.
             std::mem::forget(opened);
-            let mut version = 0;
-            // SAFETY: the place is ours.
-            library.said("cuptiGetVersion", unsafe { (library.version)(&raw mut version) })?;
-            if major_of(version) != major {
-                return Err(format!("libcupti.so.{major} is of version {version}"));
+            match library.and_then(|library| library.ready(major)) {
+                Ok(library) => return Ok(library),
+                Err(said) => why = said,
             }
-            // SAFETY: both functions live as long as the process.
-            library.said("cuptiActivityRegisterCallbacks", unsafe {
-                (library.register)(lend, take_back)
-            })?;
-            return Ok(library);
         }
-        Err(format!("no libcupti of CUDA {driver} was found"))
+        Err(why)
+    }
+
+    /// Itself, if it is of this major and takes our functions.
+    fn ready(self, major: u32) -> Result<Self, String> {
+        let mut version = 0;
+        // SAFETY: the place is ours.
+        self.said("cuptiGetVersion", unsafe { (self.version)(&raw mut version) })?;
+        if major_of(version) != major {
+            return Err(format!("libcupti.so.{major} is of version {version}"));
+        }
+        // SAFETY: both functions live as long as the process.
+        self.said("cuptiActivityRegisterCallbacks", unsafe { (self.register)(lend, take_back) })?;
+        Ok(self)
     }
 
     fn of(opened: &libloading::Library) -> Result<Self, libloading::Error> {

@@ -267,7 +267,7 @@ impl Backend for Cuda {
     }
 
     fn timed_by(&self) -> TimedBy {
-        self.timing.timed_by()
+        self.timing.timed_by(self.plan.dense)
     }
 
     /// Not numbers if the device fails while they are read.

@@ -96,9 +96,11 @@ impl Cuda {
         };
         if self.plan.dense && place.0.rows > TILE_ROWS {
             // What a library looks for and loads when it first meets a product cannot be written
-            // down. A step that runs twice leaves what it leaves once, behind the same tokens.
+            // down. A step that runs twice leaves what it leaves once, behind the same tokens; the
+            // events are its own set's, whose last step has landed.
             self.take_awaited()?;
-            self.run_ops(0)?;
+            self.run_ops(self.flights.set())?;
+            self.driver.wait()?;
         }
         let mut graphs = Vec::with_capacity(sets);
         for set in 0..sets {

@@ -81,9 +81,10 @@ impl Timing {
         self.foreign = foreign;
     }
 
-    pub fn timed_by(&self) -> TimedBy {
+    /// With a library of dense products or without.
+    pub fn timed_by(&self, library: bool) -> TimedBy {
         match &self.untraced {
-            None => TimedBy::Records,
+            None => TimedBy::Records { library },
             Some(why) => TimedBy::Events(why.clone()),
         }
     }
@@ -143,8 +144,12 @@ impl Cuda {
             Way::Nothing => return Ok(()),
             _ if flight.operations == 0 => return Ok(()),
             Way::Events => {
-                if self.timing.traces() {
-                    self.forget_records()?;
+                if self.timing.traces()
+                    && let Err(error) = self.forget_records()
+                {
+                    self.give_up(format!(
+                        "from a step on whose records could not be had ({error})"
+                    ))?;
                 }
                 return self.flights.spans(&*self.driver, flight, now, spans);
             }
@@ -227,9 +232,9 @@ impl Cuda {
 
     /// Does `work` without records of it.
     pub(super) fn untraced<T>(&self, work: impl FnOnce() -> T) -> T {
-        let tracer = match self.timing.way() {
-            Way::Records => self.driver.tracer().ok(),
-            Way::Events | Way::Nothing => None,
+        let tracer = match self.timing.traces() {
+            true => self.driver.tracer().ok(),
+            false => None,
         };
         let Some(tracer) = tracer else { return work() };
         // As above.

@@ -85,6 +85,8 @@ pub(super) fn counted(
             break;
         }
     }
+    // The counters may be read once more behind the last step, when nothing moves any more.
+    let steps = (steps, clock.now().saturating_sub(began));
     let told = counters.end().map_err(|error| error.to_string());
     let held = |stretches: Vec<Activity>| {
         let all = Activity::within(&stretches, Nanos::ZERO, Nanos(u64::MAX));
@@ -99,7 +101,7 @@ impl Counted {
         activity: Activity,
         peak: u64,
         budget: Moved,
-        steps: u64,
+        (steps, time): (u64, Nanos),
         read_bytes_per_s: f64,
     ) -> Option<Self> {
         let memory_bytes = activity.memory_bytes?;
@@ -112,7 +114,7 @@ impl Counted {
         };
         Some(Self {
             steps,
-            seconds: activity.end_ns.saturating_sub(activity.start_ns).as_secs_f64(),
+            seconds: time.as_secs_f64(),
             peak_bytes_per_s: peak,
             memory_bytes,
             ratio: memory_bytes as f64 / budget.all().max(1) as f64,
@@ -157,7 +159,9 @@ mod tests {
             memory_ppm: Some(600_000),
             ..Activity::default()
         };
-        let of = |activity, budget, read| Counted::of(activity, 1000, budget, 7, read);
+        let of = |activity, budget, read| {
+            Counted::of(activity, 1000, budget, (7, Nanos(500_000_000)), read)
+        };
         let found = of(activity, moved(100), 900.0).unwrap();
         assert_eq!((found.steps, found.seconds, found.memory_bytes), (7, 0.5, 300));
         assert_eq!((found.ratio, &found.doubt), (1.5, &None));
@@ -176,7 +180,8 @@ mod tests {
             memory_bytes: Some(3_000_000_000),
             ..Activity::default()
         };
-        let counted = Counted::of(activity, 1, moved(2_999_999_900), 9, 2.0).unwrap();
+        let steps = (9, Nanos(1_000_000_000));
+        let counted = Counted::of(activity, 1, moved(2_999_999_900), steps, 2.0).unwrap();
         let mut text = Vec::new();
         counted.print(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
