@@ -352,6 +352,29 @@ proptest! {
     }
 
     #[test]
+    fn what_a_held_clock_took_was_slack(facts in facts(), options in options()) {
+        let mut unread = facts.clone();
+        unread.retain(|fact| !matches!(fact, Fact::Power(_)));
+        let (a, b) = (books(header(1), unread, &options), books(header(1), facts, &options));
+        let throttled = |books: &Books| {
+            books.sum(Commodity::DeviceTime, |account| account.cause == Cause::Throttle)
+        };
+        prop_assert_eq!(throttled(&a), 0);
+        let together = |books: &Books| {
+            let mut sums = by_cause(books, Commodity::DeviceTime);
+            let joined = [Cause::Throttle, Cause::KernelSlack];
+            let either = sums.iter().filter(|(cause, _)| joined.contains(cause));
+            let slack: u128 = either.map(|(_, amount)| amount).sum();
+            sums.retain(|(cause, _)| !joined.contains(cause));
+            (slack, sums)
+        };
+        prop_assert_eq!(together(&a), together(&b));
+        for commodity in [Commodity::Bytes, Commodity::Rows] {
+            prop_assert_eq!(by_cause(&a, commodity), by_cause(&b, commodity));
+        }
+    }
+
+    #[test]
     fn rows_without_an_owner_never_raise_value(facts in facts(), extra in 1u32..50) {
         let value = |facts: Vec<Fact>| {
             let books = books(header(1), facts, &BooksOptions::default());
