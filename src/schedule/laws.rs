@@ -192,11 +192,15 @@ impl Witness {
         self.story.push(decision.clone());
     }
 
-    /// The rows of a decision are computed; those of whoever left with it were taken before.
+    /// The rows of a decision are computed, and are about to be committed.
     fn ran(&mut self, decision: &Decision, scheduler: &Scheduler) {
-        for request in decision.scheduled.iter().filter_map(|scheduled| scheduled.request) {
-            let found = scheduler.running.iter().find(|sequence| sequence.request == request);
-            self.computed.extend(found.map(|sequence| sequence.learnable().to_vec()));
+        for scheduled in decision.scheduled.iter().filter(|s| s.request.is_some()) {
+            let of = |sequence: &&Sequence| Some(sequence.request) == scheduled.request;
+            // Whoever has left since ran in vain.
+            let Some(sequence) = scheduler.running.iter().find(of) else { continue };
+            let answer = sequence.prompt_tokens + sequence.output_tokens();
+            let computed = (scheduled.context + scheduled.rows).min(answer);
+            self.computed.push(sequence.tokens[..computed as usize].to_vec());
         }
     }
 
@@ -310,8 +314,8 @@ fn land(scheduler: &mut Scheduler, witness: &mut Witness, decision: &Decision, n
         })
         .map(|token| Sampled { token, stop: token == 2 })
         .collect();
-    let effects = scheduler.commit(decision, &sampled, now);
     witness.ran(decision, scheduler);
+    let effects = scheduler.commit(decision, &sampled, now);
     witness.ended(&effects.ended);
     effects.ended.iter().for_each(|ended| scheduler.accept(ended));
     witness.memory(&effects.memory, scheduler.options().memory.block_tokens);
