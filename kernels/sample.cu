@@ -3,6 +3,8 @@
 // sample_scan:   one pass over the logits: of each part of 4096, the largest and its first token,
 //                Σ e^(x − largest), Σ (x − largest) e^(x − largest), the likeliest under a mask
 // sample_choose: the parts of a row together; then the token, greedily or drawn
+// take_chosen:   tokens[rows[i]] = chosen[choices[i]]: the next step's tokens, which thereby do not
+//                leave the device
 //
 // Shapes. logits [rows, vocab] f32; parts [rows][⌈vocab / 4096⌉][6] f32; per row temperature,
 // top_p (f32), top_k (0 for all) and uniform (f64 from 0 to just below 1). masks are words of 32
@@ -271,4 +273,10 @@ KERNEL(512, 1, sample_choose, int* tokens, float* logprobs, float* entropies, co
         tokens[row] = token;
         logprobs[row] = of_row[token] - whole[0];
     }
+}
+
+KERNEL(256, 4, take_chosen, int* tokens, const int* chosen, const int* rows, const int* choices,
+       int count) {
+    const int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < count) tokens[rows[at]] = chosen[choices[at]];
 }

@@ -380,6 +380,21 @@ fn flags_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn a_reader_of_bench_that_goes_away_is_no_failure() {
+    let model = ["--model", "tests/vectors/llama-gqa", "--precision", "f32"];
+    let sizes = ["--batch", "1,2", "--prompt", "8", "--gen", "2", "--repeats", "1", "--json"];
+    let mut child = gemba(&[&["bench"], &model[..], &sizes].concat())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_device_that_cannot_be_opened_is_refused_with_a_hint() {
     for command in ["run", "bench", "serve"] {
         for (device, expected) in [

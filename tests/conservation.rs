@@ -5,8 +5,8 @@
 
 use gemba::event::{
     Arrival, Calibration, Ceilings, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId,
-    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, RequestId, Row, StateChange, Step,
-    StepId,
+    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, Power, Provenance, RequestId, Row,
+    StateChange, Step, StepId, Throttle,
 };
 use gemba::trace::{DeviceHeader, EnergyModel, Header, Observer, Price, Run, Slo, Window};
 use gemba::unit::{Bytes, Nanos, Ops};
@@ -199,14 +199,29 @@ fn memory() -> impl Strategy<Value = Vec<Fact>> {
     })
 }
 
+/// Readings of a meter that falls, rises and is held down, some of them at the same time.
+fn readings() -> impl Strategy<Value = Vec<Fact>> {
+    let clock = select(&[0, 600, 1_000, 1_500, 1_501][..]);
+    let reading = (0..END, clock, select(Throttle::ALL), prop::bool::weighted(0.8));
+    prop::collection::vec(reading, 0..8).prop_map(|readings| {
+        let fact = |(at, clock_mhz, throttle, measured)| {
+            let basis = if measured { Provenance::Measured } else { Provenance::Modelled };
+            let (at, energy_uj) = (Nanos(at), at * 7);
+            Fact::Power(Power { device: 0, at, energy_uj, power_mw: 7, clock_mhz, throttle, basis })
+        };
+        readings.into_iter().map(fact).collect()
+    })
+}
+
 fn facts() -> impl Strategy<Value = Vec<Fact>> {
-    (arrivals(), steps(), launches(), states(), memory()).prop_map(|(a, b, c, d, e)| {
+    let parts = (arrivals(), steps(), launches(), states(), memory(), readings());
+    parts.prop_map(|(a, b, c, d, e, f)| {
         let name = |(id, name): (usize, &&str)| Fact::Kernel {
             id: KernelId(id as u16),
             name: (*name).to_owned(),
         };
         let kernels = KERNELS.iter().enumerate().map(name);
-        kernels.chain(a).chain(b).chain(c).chain(d).chain(e).collect()
+        kernels.chain(a).chain(b).chain(c).chain(d).chain(e).chain(f).collect()
     })
 }
 
@@ -337,6 +352,29 @@ proptest! {
     }
 
     #[test]
+    fn what_a_held_clock_took_was_slack(facts in facts(), options in options()) {
+        let mut unread = facts.clone();
+        unread.retain(|fact| !matches!(fact, Fact::Power(_)));
+        let (a, b) = (books(header(1), unread, &options), books(header(1), facts, &options));
+        let throttled = |books: &Books| {
+            books.sum(Commodity::DeviceTime, |account| account.cause == Cause::Throttle)
+        };
+        prop_assert_eq!(throttled(&a), 0);
+        let together = |books: &Books| {
+            let mut sums = by_cause(books, Commodity::DeviceTime);
+            let joined = [Cause::Throttle, Cause::KernelSlack];
+            let either = sums.iter().filter(|(cause, _)| joined.contains(cause));
+            let slack: u128 = either.map(|(_, amount)| amount).sum();
+            sums.retain(|(cause, _)| !joined.contains(cause));
+            (slack, sums)
+        };
+        prop_assert_eq!(together(&a), together(&b));
+        for commodity in [Commodity::Bytes, Commodity::Rows] {
+            prop_assert_eq!(by_cause(&a, commodity), by_cause(&b, commodity));
+        }
+    }
+
+    #[test]
     fn rows_without_an_owner_never_raise_value(facts in facts(), extra in 1u32..50) {
         let value = |facts: Vec<Fact>| {
             let books = books(header(1), facts, &BooksOptions::default());
@@ -419,7 +457,8 @@ proptest! {
 fn shifted(facts: &[Fact]) -> Vec<Fact> {
     let later = |at: Nanos| Nanos(at.0 + 3 * END);
     let shift = |fact: &Fact| match fact.clone() {
-        Fact::Kernel { .. } | Fact::Memory(_) | Fact::Power(_) => None,
+        Fact::Kernel { .. } | Fact::Memory(_) => None,
+        Fact::Power(power) => Some(Fact::Power(Power { at: later(power.at), ..power })),
         Fact::State(change) => Some(Fact::State(StateChange { at: later(change.at), ..change })),
         Fact::Step(step) => Some(Fact::Step(Step {
             step: StepId(step.step.0 + STEPS),

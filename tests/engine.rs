@@ -35,6 +35,7 @@ fn storage(options: &Options) -> Storage {
         block_tokens: options.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        swiglu_rows: None,
         techniques: Techniques::ALL,
     }
 }
@@ -48,6 +49,11 @@ fn timing() -> Timing {
         launch_floor_ns: Nanos(100),
     };
     Timing { ceilings, host_per_step: Nanos(700), launch_gap: Nanos(100), ..Timing::default() }
+}
+
+/// A device that takes a step while another one runs.
+fn asynchronous() -> Timing {
+    Timing { async_steps: true, ..timing() }
 }
 
 fn options() -> Options {
@@ -163,11 +169,12 @@ fn conversation() -> Vec<Order<'static>> {
 
 #[test]
 fn tokens_do_not_depend_on_the_switches() {
-    let plain = |change: &dyn Fn(&mut Options)| {
+    let on = |timing: Timing, change: &dyn Fn(&mut Options)| {
         let mut options = options();
         change(&mut options);
-        play(options, timing(), conversation(), &[]).unwrap()
+        play(options, timing, conversation(), &[]).unwrap()
     };
+    let plain = |change: &dyn Fn(&mut Options)| on(timing(), change);
     let expected = plain(&|options| {
         options.batching.max_num_seqs = 1;
         options.memory.prefix_cache = false;
@@ -189,8 +196,79 @@ fn tokens_do_not_depend_on_the_switches() {
     ];
     for (index, change) in switches.iter().enumerate() {
         assert_eq!(plain(change).outputs, expected.outputs, "switch {index}");
+        let ahead = on(asynchronous(), change);
+        assert_eq!(ahead.outputs, expected.outputs, "switch {index}, asynchronous");
     }
     assert_eq!(preempted.outputs, expected.outputs);
+    let preempted = on(asynchronous(), &|options| options.memory.kv_blocks = 16);
+    assert!(preempted.facts.rows_of(Fate::PreemptRecompute) > 0);
+    assert_eq!(preempted.outputs, expected.outputs);
+}
+
+/// One request alone, that is to have `max_tokens` tokens.
+fn lonely(timing: Timing, max_tokens: u32, answer: Answer) -> Played {
+    let mut order = order(0, vec![1, 2, 3], max_tokens);
+    order.answer = answer;
+    play(options(), timing, vec![order], &[]).unwrap()
+}
+
+#[test]
+fn a_device_that_takes_steps_ahead_does_not_wait_for_the_host() {
+    let pinned = || Answer::Pinned(vec![5; 30]);
+    let (waits, ahead) = (lonely(timing(), 30, pinned()), lonely(asynchronous(), 30, pinned()));
+    assert_eq!(waits.outputs, ahead.outputs);
+    let prepared = |played: &Played| -> u64 {
+        let steps = played.facts.steps.iter();
+        steps.map(|step| step.start.0 - step.host_start.0).sum()
+    };
+    let between = |played: &Played| -> u64 {
+        played.facts.steps.windows(2).map(|pair| pair[1].host_start.0 - pair[0].end.0).sum()
+    };
+    // 700 ns for each of 30 steps; asynchronously for the first alone.
+    assert_eq!((prepared(&waits), between(&waits)), (30 * 700, 0));
+    assert_eq!((prepared(&ahead), between(&ahead)), (700, 0));
+    let end = |played: &Played| played.facts.steps.last().unwrap().end.0;
+    assert_eq!(end(&waits) - end(&ahead), 29 * 700);
+}
+
+#[test]
+fn who_comes_while_a_prompt_is_read_finds_it_when_it_was_read() {
+    // The second comes while the first one's prompt of 41 tokens is on the device.
+    let orders = || -> Vec<Order<'static>> {
+        let prompt: Vec<u32> = (0..41).collect();
+        let mut orders = vec![order(0, prompt.clone(), 6), order(1, prompt, 6)];
+        orders[1].arrival.at = Nanos(100);
+        for (order, last) in orders.iter_mut().zip([7, 8]) {
+            order.answer = Answer::Pinned(vec![last; 6]);
+        }
+        orders
+    };
+    for timing in [timing(), asynchronous()] {
+        let played = play(options(), timing, orders(), &[]).unwrap();
+        assert_eq!(played.facts.finishes[&RequestId(1)].cached_tokens, 40);
+        let again = |why| played.facts.rows_of(Fate::PrefixRecompute(why));
+        assert_eq!((again(Recompute::Evicted), again(Recompute::Unaligned)), (0, 0));
+    }
+}
+
+#[test]
+fn an_end_that_nobody_foresaw_costs_a_row() {
+    let greedy = |end_tokens: &[u32]| Answer::Free {
+        sampling: Sampling::GREEDY,
+        end_tokens: Rc::from(end_tokens),
+    };
+    let long = lonely(timing(), 40, greedy(&[]));
+    let output = &long.outputs[&RequestId(0)].1;
+    let last = output[20];
+    let length = 1 + output.iter().position(|token| *token == last).unwrap();
+    let waits = lonely(timing(), 40, greedy(&[last]));
+    let ahead = lonely(asynchronous(), 40, greedy(&[last]));
+    assert_eq!(waits.outputs, ahead.outputs);
+    assert_eq!(ahead.outputs[&RequestId(0)].1.len(), length);
+    let overrun = |played: &Played| played.facts.rows_of(Fate::Overrun);
+    assert_eq!((overrun(&waits), overrun(&ahead)), (0, 1));
+    // An end by length is foreseen.
+    assert_eq!(overrun(&lonely(asynchronous(), 6, greedy(&[]))), 0);
 }
 
 #[test]
@@ -386,6 +464,7 @@ proptest! {
         switches in any_switches(),
         orders in prop::collection::vec(any_order(), 1..10),
         cancels in prop::collection::vec((0u64..10, 0u64..300_000), 0..3),
+        async_steps in any::<bool>(),
     ) {
         let mut orders = orders;
         orders.sort_by_key(|order| order.arrival.at);
@@ -393,7 +472,8 @@ proptest! {
             order.arrival.request = RequestId(id as u64);
         }
         let cancels: Vec<_> = cancels.into_iter().map(|(id, at)| (id, Nanos(at))).collect();
-        let played = play(switches, timing(), orders.clone(), &cancels).unwrap();
+        let device = Timing { async_steps, ..timing() };
+        let played = play(switches, device, orders.clone(), &cancels).unwrap();
         for order in orders {
             let (outcome, output) = &played.outputs[&order.arrival.request];
             let mut lonely = options();

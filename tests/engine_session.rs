@@ -119,6 +119,7 @@ fn run_watched(
         block_tokens: engine.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        swiglu_rows: None,
         techniques: setting.techniques,
     };
     let (timing, load, device_clock) = (setting.timing.clone(), setting.load, clock.clone());

@@ -141,6 +141,7 @@ fn play(scenario: Scenario) -> String {
                 .map(|token| Sampled { token, stop: false })
                 .collect();
             now += Nanos(1);
+            scheduler.launched(&decision, &[]);
             let effects = scheduler.commit(&decision, &sampled, now);
             ends(&mut said, now, &effects.ended);
             effects.ended.iter().for_each(|ended| scheduler.accept(ended));

@@ -18,6 +18,20 @@ fn outside(what: String) -> DeviceError {
     DeviceError::Limits(what)
 }
 
+/// Whether the awaited tokens are of rows there are, each chosen by the step before.
+pub(crate) fn check_awaited(inputs: &StepInputs<'_>, choices: usize) -> Result<(), DeviceError> {
+    let (awaited, rows) = (inputs.awaited, inputs.tokens.len());
+    if let Some(token) = awaited.iter().find(|token| token.chosen as usize >= choices) {
+        let chosen = token.chosen;
+        return Err(outside(format!("choice {chosen} of a step in flight that has {choices}")));
+    }
+    let ascending = awaited.is_sorted_by(|a, b| a.row < b.row);
+    if !ascending || awaited.last().is_some_and(|token| token.row as usize >= rows) {
+        return Err(outside("awaited tokens: not of ascending rows of the step".to_owned()));
+    }
+    Ok(())
+}
+
 impl Bounds {
     /// For a model of so many tokens and positions.
     pub(crate) fn new(limits: Limits, vocab: u32, positions: usize) -> Self {
@@ -25,14 +39,19 @@ impl Bounds {
         Self { limits, vocab, positions, written, number: 0 }
     }
 
-    /// Checks the inputs of the next step; how many of its sequences have one row, which come
-    /// first.
+    /// Checks the inputs of the next step, behind one in flight that chooses so many tokens, or
+    /// none; how many of its sequences have one row, which come first.
     ///
     /// # Errors
     /// [`DeviceError::Limits`] if they do not fit or do not make sense.
-    pub(crate) fn check(&mut self, inputs: &StepInputs<'_>) -> Result<usize, DeviceError> {
+    pub(crate) fn check(
+        &mut self,
+        inputs: &StepInputs<'_>,
+        choices: usize,
+    ) -> Result<usize, DeviceError> {
         self.number += 1;
         self.check_tokens(inputs)?;
+        check_awaited(inputs, choices)?;
         self.check_logits(inputs)?;
         check_masks(inputs, self.vocab)?;
         let all = inputs.tokens.len();

@@ -1,6 +1,7 @@
 //! What a device's own meters say.
 
 use std::io;
+use std::time::Duration;
 
 use crate::event::Throttle;
 
@@ -15,6 +16,12 @@ pub struct Reading {
     pub clock_mhz: u32,
     /// Why it is slow, if it is.
     pub throttle: Throttle,
+    /// Its temperature in degrees Celsius, where it is told.
+    pub temperature_c: Option<u32>,
+    /// The clock of its memory now, in megahertz, where it is told.
+    pub memory_clock_mhz: Option<u32>,
+    /// Bytes of its memory that are taken, by whomever, where it is told.
+    pub memory_used: Option<u64>,
 }
 
 /// Meters of a device, for a thread of its own.
@@ -24,4 +31,7 @@ pub trait Meter: Send {
     /// # Errors
     /// What the system says if a meter cannot be read any more.
     fn read(&mut self) -> io::Result<Reading>;
+
+    /// How long the energy counter stands still between two of its moves.
+    fn period(&self) -> Duration;
 }

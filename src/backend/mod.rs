@@ -14,11 +14,13 @@ mod kept;
 mod meter;
 pub mod modelled;
 mod op;
+mod timed;
 
 pub use kept::cache_folder;
 pub(crate) use kept::kept;
 pub use meter::{Meter, Reading};
 pub use op::{Attending, Norm, Op, Projection};
+pub use timed::TimedBy;
 
 use crate::cost::Storage;
 use crate::event::Ceilings;
@@ -63,11 +65,22 @@ pub struct SequenceRows<'a> {
     pub blocks: &'a [u32],
 }
 
+/// A row whose token the step before it chooses, which may still be running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AwaitedToken {
+    /// The row.
+    pub row: u32,
+    /// Which of the rows that asked for logits in the step before chooses it.
+    pub chosen: u32,
+}
+
 /// Everything a step works on.
 #[derive(Clone, Debug)]
 pub struct StepInputs<'a> {
-    /// One token id per row.
+    /// One token id per row; any of the vocabulary where the token is awaited.
     pub tokens: &'a [u32],
+    /// Rows whose tokens are not known yet, ascending. None where only one step may be in flight.
+    pub awaited: &'a [AwaitedToken],
     /// The sequences; sequences with one row come first. Together they cover all rows in order.
     pub sequences: &'a [SequenceRows<'a>],
     /// Rows that ask for logits, ascending.
@@ -206,17 +219,22 @@ pub enum DeviceError {
 /// Duties of an implementor:
 /// 1. `begin_step` copies its inputs; they may change after it returns.
 /// 2. `launch` runs operations in the order they are given, as if one after another. It may
-///    return before they ran. Which operations a step takes follows from the techniques of
-///    [`Backend::storage`]; others are refused.
-/// 3. `end_step` returns when every operation of the step has run. It appends one [`Span`] per
-///    launch, in launch order, in the clock the backend was built with, and one [`Sampled`] per
-///    row that asked for logits, in order.
+///    return before they ran, or leave them until `submit`. Which operations a step takes follows
+///    from the techniques of [`Backend::storage`]; others are refused.
+/// 3. `end_step` returns when every operation of the oldest step in flight has run. It appends one
+///    [`Span`] per launch, in launch order, in the clock the backend was built with, and one
+///    [`Sampled`] per row that asked for logits, in order. Steps do not overlap: none begins
+///    before the end of the one before. Of a step whose operations are not timed it appends no
+///    span.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one
 ///    kernel, and says there which kernel a row meets.
 /// 6. After an error the backend may be dropped, and nothing else.
-/// 7. A row with a [`Mask`] chooses among the tokens it allows, by the same rules of temperature
+/// 7. Where [`Backend::steps_in_flight`] is more than one, the next step may begin after `submit`
+///    and before `end_step` of the one before; a step takes the tokens that are awaited from
+///    what the step before it chose.
+/// 8. A row with a [`Mask`] chooses among the tokens it allows, by the same rules of temperature
 ///    and cuts; the log-probability stays that of the whole distribution. `begin_step` refuses a
 ///    mask that allows nothing, or that is not one word per 32 tokens.
 pub trait Backend {
@@ -239,6 +257,11 @@ pub trait Backend {
     /// How it stores what a step moves; decides the budget of each operation.
     fn storage(&self) -> &Storage;
 
+    /// How many steps may have begun and not ended.
+    fn steps_in_flight(&self) -> u32 {
+        1
+    }
+
     /// Takes the inputs of a step.
     ///
     /// # Errors
@@ -251,7 +274,15 @@ pub trait Backend {
     /// [`DeviceError::Lost`] if the device failed.
     fn launch(&mut self, op: Op) -> Result<(), DeviceError>;
 
-    /// Waits for the step and hands over its spans and tokens.
+    /// Says that the step has all its operations: it runs to its end whatever the caller does.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] if the device failed.
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Waits for the oldest step in flight and hands over its spans and tokens.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] if the device failed.
@@ -261,7 +292,20 @@ pub trait Backend {
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError>;
 
-    /// The logits of the last step, `[logits_rows, vocab]` row-major. For quality checks; slow
-    /// on a device with its own memory.
+    /// Whether each operation of the next steps is to be timed, which a device does from the
+    /// beginning; says whether it is. Where it is not, nothing stands between kernels that would
+    /// not be there for the result's sake. A device that times its operations for next to nothing
+    /// may go on doing so. No step is in flight.
+    fn time_operations(&mut self, _each: bool) -> bool {
+        true
+    }
+
+    /// What tells the times of operations, while they are timed. It may change between steps.
+    fn timed_by(&self) -> TimedBy {
+        TimedBy::HostClock
+    }
+
+    /// The logits of the last step, which must have ended, `[logits_rows, vocab]` row-major. For
+    /// quality checks; slow on a device with its own memory.
     fn logits(&self) -> &[f32];
 }

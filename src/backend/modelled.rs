@@ -10,11 +10,12 @@
 //! a hash of its sequence's tokens. So a wrong block table, a prefix hit on the wrong block or a
 //! forgotten recomputation changes tokens, as it would on a real device.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::bounds::check_awaited;
 use super::{
     Backend, Description, DeviceError, Limits, Op, Sampled, SequenceRows, Span, StepInputs,
     check_masks,
@@ -84,6 +85,8 @@ pub struct Timing {
     pub launch_gap: Nanos,
     /// What a launch takes beyond its floor and its excess bytes.
     pub launch_slack: Nanos,
+    /// Whether a step may be handed over while another one runs.
+    pub async_steps: bool,
     /// The step, counted from zero, that fails; none if `None`.
     pub fails_at_step: Option<u64>,
 }
@@ -100,8 +103,21 @@ pub struct ModelledDevice {
     clock: ManualClock,
     /// Per KV slot the hash of all tokens up to it.
     slots: Vec<u64>,
+    /// Steps that were begun.
     steps: u64,
     load: StepLoad,
+    /// When the last launch so far ends.
+    free: Nanos,
+    /// The step that is being handed over, and those in flight behind it, oldest first.
+    open: Option<Results>,
+    flying: VecDeque<Results>,
+    /// Of the last step that ended.
+    logits: Vec<f32>,
+}
+
+/// What a step comes to.
+#[derive(Debug, Default)]
+struct Results {
     spans: Vec<Span>,
     sampled: Vec<Sampled>,
     logits: Vec<f32>,
@@ -145,8 +161,9 @@ impl ModelledDevice {
             slots: vec![0; slots],
             steps: 0,
             load: StepLoad::default(),
-            spans: Vec::new(),
-            sampled: Vec::new(),
+            free: Nanos::ZERO,
+            open: None,
+            flying: VecDeque::new(),
             logits: Vec::new(),
         }
     }
@@ -215,6 +232,10 @@ impl ModelledDevice {
         {
             return said(format!("rows {:?} ask for logits", inputs.logits_rows));
         }
+        if self.open.is_some() || self.flying.len() >= self.steps_in_flight() as usize {
+            return said(format!("a step behind {} that have not ended", self.flying.len()));
+        }
+        check_awaited(inputs, self.flying.back().map_or(0, |step| step.sampled.len()))?;
         check_masks(inputs, self.shape.vocab)
     }
 }
@@ -241,19 +262,28 @@ impl Backend for ModelledDevice {
         &self.storage
     }
 
+    fn steps_in_flight(&self) -> u32 {
+        if self.timing.async_steps { 2 } else { 1 }
+    }
+
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
         self.check(inputs)?;
+        let mut tokens = inputs.tokens.to_vec();
+        for token in inputs.awaited {
+            let before =
+                self.flying.back().and_then(|step| step.sampled.get(token.chosen as usize));
+            tokens[token.row as usize] = before.map_or(0, |sampled| sampled.token);
+        }
         let (mut written, mut hashes) = (HashSet::new(), Vec::new());
         for sequence in inputs.sequences {
             let rows = sequence.rows.start as usize..sequence.rows.end as usize;
-            self.remember(sequence, &inputs.tokens[rows], &mut written, &mut hashes)?;
+            self.remember(sequence, &tokens[rows], &mut written, &mut hashes)?;
         }
         let vocab = u64::from(self.shape.vocab);
-        self.sampled.clear();
-        self.logits.clear();
-        self.logits.resize(inputs.logits_rows.len() * vocab as usize, 0.0);
+        let mut results = Results::default();
+        results.logits.resize(inputs.logits_rows.len() * vocab as usize, 0.0);
         for (at, (&row, logits)) in
-            inputs.logits_rows.iter().zip(self.logits.chunks_mut(vocab as usize)).enumerate()
+            inputs.logits_rows.iter().zip(results.logits.chunks_mut(vocab as usize)).enumerate()
         {
             let wanted = hashes[row as usize] % vocab;
             let mask = inputs.masks.iter().find(|mask| mask.row == at as u32);
@@ -262,30 +292,40 @@ impl Backend for ModelledDevice {
             let token = around.find(|token| mask.is_none_or(|mask| mask.allows(*token)));
             let token = token.unwrap_or(wanted as u32);
             logits[token as usize] = 1.0;
-            self.sampled.push(Sampled { token, logprob: 0.0 });
+            results.sampled.push(Sampled { token, logprob: 0.0 });
         }
         let sequences = inputs.sequences.iter();
         self.load = self.formulas.load(
             sequences.map(|sequence| (sequence.context, sequence.rows.len() as u32)),
             inputs.logits_rows.len() as u32,
         );
-        self.spans.clear();
+        self.open = Some(results);
+        self.steps += 1;
         self.clock.advance(self.timing.host_per_step);
         Ok(())
     }
 
     fn launch(&mut self, op: Op) -> Result<(), DeviceError> {
-        if self.timing.fails_at_step == Some(self.steps) {
-            return Err(DeviceError::Lost(format!("step {} was to fail", self.steps)));
+        let step = self.steps.saturating_sub(1);
+        if self.timing.fails_at_step == Some(step) {
+            return Err(DeviceError::Lost(format!("step {step} was to fail")));
         }
-        if !self.spans.is_empty() {
-            self.clock.advance(self.timing.launch_gap);
-        }
+        let none = || DeviceError::Limits("an operation of no step".to_owned());
+        let open = self.open.as_mut().ok_or_else(none)?;
         let budget = self.formulas.budget(op.kernel(), &self.load);
         let floor = Floor::of(&budget, &self.timing.ceilings);
-        let start = self.clock.now();
-        self.clock.advance(floor.least() + floor.excess + self.timing.launch_slack);
-        self.spans.push(Span { start, end: self.clock.now() });
+        let gap = if open.spans.is_empty() { Nanos::ZERO } else { self.timing.launch_gap };
+        let start = self.free.max(self.clock.now()) + gap;
+        self.free = start + floor.least() + floor.excess + self.timing.launch_slack;
+        open.spans.push(Span { start, end: self.free });
+        if !self.timing.async_steps {
+            self.clock.sleep_until(self.free);
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        self.flying.extend(self.open.take());
         Ok(())
     }
 
@@ -294,9 +334,15 @@ impl Backend for ModelledDevice {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError> {
-        self.steps += 1;
-        spans.append(&mut self.spans);
-        sampled.append(&mut self.sampled);
+        self.submit()?;
+        let none = || DeviceError::Limits("no step is in flight".to_owned());
+        let mut step = self.flying.pop_front().ok_or_else(none)?;
+        if let Some(last) = step.spans.last() {
+            self.clock.sleep_until(last.end);
+        }
+        spans.append(&mut step.spans);
+        sampled.append(&mut step.sampled);
+        self.logits = step.logits;
         Ok(())
     }
 
@@ -350,6 +396,7 @@ mod tests {
             block_tokens: 4,
             piece_tokens: None,
             quantized_rows: false,
+            swiglu_rows: None,
             techniques: Techniques::ALL,
         };
         let limits = Limits { rows: 16, logits_rows: 4, kv_blocks: 8, block_tokens: 4 };
@@ -371,6 +418,7 @@ mod tests {
         let sequence = SequenceRows { rows: 0..rows, context, blocks };
         let inputs = StepInputs {
             masks,
+            awaited: &[],
             tokens,
             sequences: &[sequence],
             logits_rows: &[rows - 1],
@@ -419,6 +467,7 @@ mod tests {
             host_per_step: Nanos(1_000),
             launch_gap: Nanos(10),
             launch_slack: Nanos(5),
+            async_steps: false,
             fails_at_step: Some(1),
         };
         let clock = ManualClock::start();
@@ -430,6 +479,7 @@ mod tests {
             logits_rows: &[],
             sampling: &[],
             masks: &[],
+            awaited: &[],
         };
         let down = Op::Linear { layer: 0, projection: Projection::Down };
         device.begin_step(&inputs).unwrap();
@@ -466,6 +516,7 @@ mod tests {
             let rows: Vec<u32> = (0..logits).map(|_| 1).collect();
             let inputs = StepInputs {
                 masks: &[],
+                awaited: &[],
                 tokens: &tokens,
                 sequences: &sequences,
                 logits_rows: &rows,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Failure;
 use crate::report::{Findings, Report, Roofline, SummaryJson, build, summary_json};
-use crate::trace::{Header, Run, TraceError, write_beside};
+use crate::trace::{CountersHeader, Extremes, Header, MeterHeader, Run, TraceError, write_beside};
 use crate::unit::{Bytes, Scale, grouped, si_bytes, si_nanos, si_whole};
 use crate::waste::{Books, BooksOptions, Headline, Latency, memory, requests};
 
@@ -46,8 +46,10 @@ pub(super) fn account(folder: &Path, options: &BooksOptions) -> Result<Account, 
         window_nanos: window.0,
         takt_nanos: headline.takt_nanos,
         provenance: provenance(&run),
-        notes: header.workload.notes.clone(),
+        notes: notes(header),
         observer: observer(header),
+        meters: meters(header),
+        counted: counted(header),
     });
     Ok(Account { run, books, report, summary })
 }
@@ -127,6 +129,61 @@ fn roofs(header: &Header) -> Roofline {
         read_bytes_per_s: device.ceilings.read_bytes_per_s as f64,
         ops_per_s: ops.map(|(dtype, ops)| (dtype.code().to_owned(), *ops as f64)).collect(),
     }
+}
+
+/// What the run has to say for itself, and what speaks against its meters.
+fn notes(header: &Header) -> Vec<String> {
+    let doubted = header.meters.iter().filter(|meter| !meter.validity.valid);
+    let doubts = doubted.map(|meter| {
+        let reasons = meter.validity.reasons.join("; ");
+        format!("The meter of device {} is to be read with care: {reasons}.", meter.device)
+    });
+    header.workload.notes.iter().cloned().chain(doubts).collect()
+}
+
+/// What the meters told, and what else is known of that time.
+fn meters(header: &Header) -> Vec<String> {
+    let meter = |meter: &MeterHeader| {
+        let joules = |microjoules: u64| format!("{:.1} J", microjoules as f64 / 1e6);
+        let time = si_nanos(meter.end_ns.saturating_sub(meter.start_ns));
+        let power = match meter.integrated_uj {
+            Some(power) => format!("its power comes to {} over the same time", joules(power)),
+            None => "it tells no power of its own".to_owned(),
+        };
+        let mut said = format!(
+            "The energy counter of device {} rose by {} in {time}, and {power}.",
+            meter.device,
+            joules(meter.energy_uj)
+        );
+        for (what, extremes, unit) in [
+            ("Clock", meter.clock_mhz, "MHz"),
+            ("Memory's clock", meter.memory_clock_mhz, "MHz"),
+            ("Temperature", meter.temperature_c, "°C"),
+        ] {
+            if let Some(Extremes { least, most }) = extremes {
+                said.push_str(&format!(" {what}: {least} to {most} {unit}."));
+            }
+        }
+        if let Some(Extremes { most, .. }) = meter.memory_used_bytes {
+            said.push_str(&format!(" Memory taken: at most {}.", si_bytes(Bytes(most))));
+        }
+        said
+    };
+    header.meters.iter().map(meter).collect()
+}
+
+/// Bytes that the devices' own counters saw go to and from their memory; none where there are no
+/// counters.
+fn counted(header: &Header) -> Option<Result<u128, String>> {
+    let bytes = |counters: &CountersHeader| match (&counters.why, counters.activity) {
+        (Some(why), _) => Err(why.clone()),
+        (None, activity) => activity
+            .and_then(|activity| activity.memory_bytes)
+            .map(u128::from)
+            .ok_or_else(|| "they told nothing of the memory".to_owned()),
+    };
+    let counted = header.counters.iter().map(bytes);
+    (!header.counters.is_empty()).then(|| counted.sum())
 }
 
 fn observer(header: &Header) -> String {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{Done, Failure, print, print_json};
 use crate::backend::cpu::linear::Isa;
 use crate::backend::cpu::{POWERCAP, Rapl, processor_name};
-use crate::backend::cuda::{Card, Found, Library, Nvml, Presence, ThisMachine, look};
+use crate::backend::cuda::{Card, Counters, Found, Library, Nvml, Presence, ThisMachine, look};
+use crate::event::WallClock;
 use crate::unit::{Bytes, si_bytes};
 
 /// `gemba doctor`.
@@ -25,7 +26,9 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs) -> Result<Done, Failure> {
     let found = look(&ThisMachine, &Library::ALL);
     let checkup = Checkup::of(&found, Processor::of_this_machine(), |card| {
-        Nvml::open(&card.uuid).map(|_| ()).map_err(|error| error.to_string())
+        let counters = Counters::begin(&card.uuid, WallClock::start()).and_then(Counters::end);
+        let said = |error: std::io::Error| error.to_string();
+        [Nvml::open(&card.uuid).map(|_| ()).map_err(said), counters.map(|_| ()).map_err(said)]
     });
     match args.json {
         true => print_json(&checkup)?,
@@ -55,12 +58,12 @@ struct Processor {
     cores: usize,
     /// Instruction sets that have kernels, slowest first; the last one is used.
     instruction_sets: Vec<&'static str>,
-    energy: Energy,
+    energy: Readable,
 }
 
-/// Whether a device's energy can be read.
+/// Whether something of a device can be read.
 #[derive(Debug, Serialize)]
-struct Energy {
+struct Readable {
     readable: bool,
     /// Why not.
     why: Option<String>,
@@ -84,7 +87,9 @@ struct CardLine {
     compute_capability: String,
     memory_bytes: u64,
     multiprocessors: u32,
-    energy: Energy,
+    energy: Readable,
+    /// Its own, of what goes to and from its memory and how busy it is.
+    counters: Readable,
     /// What keeps it from running, if anything does.
     missing: Option<Advice>,
 }
@@ -96,15 +101,15 @@ struct Advice {
     hint: String,
 }
 
-impl Energy {
+impl Readable {
     fn of(read: Result<(), String>) -> Self {
         Self { readable: read.is_ok(), why: read.err() }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, what: &str) -> String {
         match &self.why {
-            None => "energy can be read".to_owned(),
-            Some(why) => format!("energy cannot be read: {why}"),
+            None => format!("{what} can be read"),
+            Some(why) => format!("{what} cannot be read: {why}"),
         }
     }
 }
@@ -121,13 +126,14 @@ impl Processor {
             name: processor_name(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             instruction_sets: sets.map(Isa::code).collect(),
-            energy: Energy::of(energy),
+            energy: Readable::of(energy),
         }
     }
 }
 
 impl Checkup {
-    fn of(found: &Found, cpu: Processor, energy_of: impl Fn(&Card) -> Result<(), String>) -> Self {
+    /// `read` says whether energy and counters of a card can be read.
+    fn of(found: &Found, cpu: Processor, read: impl Fn(&Card) -> [Result<(), String>; 2]) -> Self {
         let advice = |number| {
             found
                 .ready(number)
@@ -137,14 +143,18 @@ impl Checkup {
         let cards: Vec<CardLine> = found
             .cards
             .iter()
-            .map(|card| CardLine {
-                number: card.number,
-                name: card.name.clone(),
-                compute_capability: format!("{}.{}", card.capability.0, card.capability.1),
-                memory_bytes: card.memory,
-                multiprocessors: card.multiprocessors,
-                energy: Energy::of(energy_of(card)),
-                missing: advice(card.number),
+            .map(|card| {
+                let [energy, counters] = read(card).map(Readable::of);
+                CardLine {
+                    number: card.number,
+                    name: card.name.clone(),
+                    compute_capability: format!("{}.{}", card.capability.0, card.capability.1),
+                    memory_bytes: card.memory,
+                    multiprocessors: card.multiprocessors,
+                    energy,
+                    counters,
+                    missing: advice(card.number),
+                }
             })
             .collect();
         let ready = cards.iter().filter(|card| card.missing.is_none());
@@ -174,7 +184,7 @@ impl Checkup {
         let mut lines = vec![
             format!("cpu        {}, {} cores", self.cpu.name, self.cpu.cores),
             format!("           kernels for {}", self.cpu.instruction_sets.join(", ")),
-            format!("           {}", self.cpu.energy.text()),
+            format!("           {}", self.cpu.energy.text("energy")),
             String::new(),
         ];
         for library in &self.libraries {
@@ -196,7 +206,8 @@ impl Checkup {
                 card.compute_capability,
                 card.multiprocessors
             ));
-            lines.push(format!("{:10} {}", "", card.energy.text()));
+            lines.push(format!("{:10} {}", "", card.energy.text("energy")));
+            lines.push(format!("{:10} {}", "", card.counters.text("its counters")));
             if let Some(missing) = &card.missing {
                 lines.push(format!("{:10} cannot be used: {}", "", missing.what));
                 lines.push(format!("{:10} hint: {}", "", missing.hint));
@@ -225,7 +236,7 @@ mod tests {
             name: "Processor".to_owned(),
             cores: 2,
             instruction_sets: vec!["portable", "avx2"],
-            energy: Energy::of(Err("no counters".to_owned())),
+            energy: Readable::of(Err("no counters".to_owned())),
         }
     }
 
@@ -248,7 +259,7 @@ mod tests {
             cards: (0..cards as u32).map(card).collect(),
             failure: None,
         };
-        Checkup::of(&found, processor(), |_| Ok(()))
+        Checkup::of(&found, processor(), |_| [Ok(()), Err("refused".to_owned())])
     }
 
     #[test]
@@ -280,6 +291,8 @@ mod tests {
         assert_eq!(checkup.missing, None);
         let text = checkup.text();
         assert!(text.contains("cuda:1     Card, compute capability 9.0, 132 multiprocessors, "));
+        assert!(text.contains("energy can be read\n"), "{text}");
+        assert!(text.contains("its counters cannot be read: refused\n"), "{text}");
         assert!(!text.contains("cannot be used"), "{text}");
         let json = serde_json::to_value(&checkup).unwrap();
         assert_eq!(json["cards"][1]["memory_bytes"], 150_000_000_000_u64);

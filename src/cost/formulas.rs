@@ -20,8 +20,8 @@
 //! | sample | | | `4RV` | `6RV` |
 //!
 //! Excess is what a form without that round trip would not move: the partial results of decode
-//! rows whose context is cut into pieces, and activations written out again in 8 bits before a
-//! product of quantized weights.
+//! rows whose context is cut into pieces, activations written out again in 8 bits before a
+//! product of quantized weights, and `4TFa` of gates and ups where SwiGLU follows their product.
 
 use crate::event::{Driver, Dtype};
 use crate::model::{Encoding, Precision, Shape};
@@ -47,6 +47,9 @@ pub struct Storage {
     pub piece_tokens: Option<u32>,
     /// Whether rows are written out in blocks of 8-bit integers before they are multiplied.
     pub quantized_rows: bool,
+    /// The most rows for which SwiGLU is applied as gates and ups leave their product; none if it
+    /// always is. Those of more rows are written out and read again.
+    pub swiglu_rows: Option<u32>,
     /// Which techniques it uses; the others' kernels stand in their place.
     pub techniques: Techniques,
 }
@@ -314,6 +317,9 @@ impl Formulas {
         let mut budget = self.product(Kernel::GateUp, rows, self.hidden, 2 * self.ffn);
         if self.uses(Technique::FusedSwiglu) {
             budget.activation_bytes = self.activations(rows * (self.hidden + self.ffn));
+            if self.storage.swiglu_rows.is_some_and(|most| rows > most.into()) {
+                budget.excess_bytes += self.activations(4 * rows * self.ffn);
+            }
         } else {
             budget.activation_bytes = self.activations(rows * self.hidden);
             budget.excess_bytes += self.activations(2 * rows * self.ffn);

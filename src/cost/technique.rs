@@ -19,11 +19,14 @@ pub enum Technique {
     FusedSampling,
     /// Steps of decoded rows are written down once and asked for as a whole.
     Graphs,
+    /// The next step is decided and launched while the last one runs; tokens that were chosen stay
+    /// on the device.
+    AsyncScheduling,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::FusedResidual,
         Self::FusedSwiglu,
         Self::FusedRope,
@@ -32,6 +35,7 @@ impl Technique {
         Self::FusedDequantize,
         Self::FusedSampling,
         Self::Graphs,
+        Self::AsyncScheduling,
     ];
 
     /// Its name, as it is written on a command line and in `run.json`.
@@ -46,6 +50,7 @@ impl Technique {
             Self::FusedDequantize => "fused_dequantize",
             Self::FusedSampling => "fused_sampling",
             Self::Graphs => "graphs",
+            Self::AsyncScheduling => "async_scheduling",
         }
     }
 }
@@ -69,8 +74,8 @@ impl Techniques {
     /// Whether every kernel is in its fused form.
     #[must_use]
     pub const fn fused(self) -> bool {
-        let all = Self::ALL.without(Technique::Graphs);
-        self.0 & all.0 == all.0
+        let kernels = Self::ALL.without(Technique::Graphs).without(Technique::AsyncScheduling);
+        self.0 & kernels.0 == kernels.0
     }
 
     /// Whether decode steps are asked for as a whole. Attention in its plain form launches as much
@@ -108,7 +113,9 @@ mod tests {
         }
         let none = Technique::ALL.into_iter().fold(Techniques::default(), Techniques::without);
         assert_eq!(none, Techniques::NONE);
-        assert!(Techniques::ALL.fused() && Techniques::ALL.without(Technique::Graphs).fused());
+        for of_steps in [Technique::Graphs, Technique::AsyncScheduling] {
+            assert!(Techniques::ALL.fused() && Techniques::ALL.without(of_steps).fused());
+        }
         assert!(!Techniques::ALL.without(Technique::SplitKv).fused());
     }
 }

@@ -42,10 +42,11 @@ pub fn kept_calibration(
 ) -> Result<Vec<Calibration>, DeviceError> {
     let description = backend.description();
     let key = format!(
-        "calibration|{}|{}|{}|{machine}|{:?}|{:?}|{:?}",
+        "calibration|{}|{}|{}|{}|{machine}|{:?}|{:?}|{:?}",
         env!("CARGO_PKG_VERSION"),
         description.kind,
         description.name,
+        backend.timed_by().code(),
         backend.storage(),
         backend.limits(),
         backend.shape(),
@@ -212,6 +213,7 @@ impl<'a> Sweep<'a> {
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.backend.begin_step(&StepInputs {
             masks: &[],
+            awaited: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,

@@ -136,6 +136,7 @@ mod tests {
             block_tokens: 16,
             piece_tokens: None,
             quantized_rows: false,
+            swiglu_rows: None,
             techniques: Techniques::ALL,
         };
         Formulas::new(&shape(), storage)

@@ -2,14 +2,17 @@
 
 use std::ops::Range;
 
-use crate::backend::{Mask, Sampling, SequenceRows};
-use crate::schedule::{Decision, Scheduled, Scheduler};
+use crate::backend::{AwaitedToken, Mask, Sampling, SequenceRows};
+use crate::event::RequestId;
+use crate::schedule::{AWAITED, Decision, Scheduled, Scheduler};
 
 /// The buffers of a step's inputs, kept from step to step.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
     /// One token id per row.
     pub(super) tokens: Vec<u32>,
+    /// Rows whose tokens the step before chooses.
+    pub(super) awaited: Vec<AwaitedToken>,
     /// Rows that ask for logits.
     pub(super) logits_rows: Vec<u32>,
     /// How each of them samples.
@@ -33,23 +36,32 @@ impl Inputs {
         Self { scratch: scratch.collect(), ..Self::default() }
     }
 
-    /// Fills the buffers. `sampling` says how a scheduled entry that samples does so.
+    /// Fills the buffers. `chosen` says which choice of the step before a request's awaited token
+    /// is, `sampling` how a scheduled entry that samples does so.
     pub(super) fn fill(
         &mut self,
         decision: &Decision,
         scheduler: &Scheduler,
+        chosen: impl Fn(RequestId) -> Option<u32>,
         mut sampling: impl FnMut(&Scheduled) -> Sampling,
     ) {
         self.tokens.clear();
+        self.awaited.clear();
         self.logits_rows.clear();
         self.sampling.clear();
         self.rows.clear();
         for scheduled in &decision.scheduled {
             let start = self.tokens.len();
-            if scheduled.request.is_some() {
+            if let Some(request) = scheduled.request {
                 let known = scheduler.tokens(scheduled);
                 let context = scheduled.context as usize;
                 self.tokens.extend(&known[context..context + scheduled.rows as usize]);
+                // Only the last of a sequence can be.
+                if let Some(last) = self.tokens.last_mut().filter(|token| **token == AWAITED) {
+                    *last = PADDING_TOKEN;
+                    let row = self.tokens.len() as u32 - 1;
+                    self.awaited.extend(chosen(request).map(|chosen| AwaitedToken { row, chosen }));
+                }
             }
             if scheduled.samples {
                 let last = start as u32 + scheduled.rows.max(1) - 1;

@@ -42,11 +42,16 @@ pub trait Consumer: std::fmt::Debug {
     /// Whether it may change which tokens come, or where they end.
     fn steers(&self) -> bool;
 
+    /// Whether the next token may only be asked for when it has taken the last one, and it is to
+    /// see the logits: it says which tokens are allowed, or looks at those that were not chosen.
+    fn waits(&self) -> bool;
+
     /// The tokens that may come next, one bit each as in [`Mask`](crate::backend::Mask); `None`
     /// for all.
     fn allowed(&mut self) -> Option<&[u32]>;
 
-    /// The next token came, chosen from `logits`. Whether the answer ends with it.
+    /// The next token came, chosen from `logits`, which are there if it waits for them. Whether the
+    /// answer ends with it.
     fn take(&mut self, sampled: Sampled, logits: &[f32], at: Nanos) -> bool;
 
     /// Whether the answer, which has come to its end, has the form it was to have.

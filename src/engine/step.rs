@@ -1,4 +1,6 @@
-//! The loop: decide, run, commit, tell.
+//! The loop: decide, launch, commit, tell. Where a device takes a step while another one runs, the
+//! next is decided and launched before the last is committed, so that the device need not wait for
+//! the host.
 
 use std::collections::HashMap;
 
@@ -8,8 +10,8 @@ use crate::event::{
     Arrival, Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
 };
 use crate::schedule::{
-    self, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal, Scheduled,
-    Scheduler, Submission,
+    self, AWAITED, BlockCount, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal,
+    Scheduled, Scheduler, Submission,
 };
 use crate::unit::Nanos;
 
@@ -112,10 +114,38 @@ pub struct Engine<'c> {
     live: HashMap<RequestId, Live<'c>>,
     finished: Vec<Finished>,
     counts: Counts,
+    /// The step that runs on the device.
+    flight: Option<Flight>,
+    /// When a step was last launched with no other in flight.
+    alone: Nanos,
+    /// Kept from step to step.
     operations: Vec<(Op, Budget)>,
     spans: Vec<Span>,
     sampled: Vec<Sampled>,
+    /// Whether the device says when each operation ran.
+    timed: bool,
 }
+
+/// A step that was launched and whose result was not taken.
+struct Flight {
+    decision: Decision,
+    operations: Vec<(Op, Budget)>,
+    /// What its fact says beside the decision.
+    queued: u32,
+    blocks: BlockCount,
+    /// When the device had nothing else left to do: when the host began to prepare the step, or
+    /// when the step before ended.
+    host_start: Nanos,
+    /// Whether the device says when each operation ran.
+    timed: bool,
+    /// When the device could begin: when its first operation was handed over, or when the step
+    /// before ended.
+    start: Nanos,
+}
+
+/// After so long with a step in flight the engine waits for the device once: a device tells times
+/// by a clock of its own, which is set by the host's when nothing is in flight.
+const IN_FLIGHT: Nanos = Nanos(1_000_000_000);
 
 impl<'c> Engine<'c> {
     /// An engine for `device` with an empty queue. The backend was built with `clock`.
@@ -159,9 +189,12 @@ impl<'c> Engine<'c> {
             live: HashMap::new(),
             finished: Vec::new(),
             counts: Counts::default(),
+            flight: None,
+            alone: Nanos::ZERO,
             operations: Vec::new(),
             spans: Vec::new(),
             sampled: Vec::new(),
+            timed: true,
         })
     }
 
@@ -187,9 +220,17 @@ impl<'c> Engine<'c> {
         &mut *self.backend
     }
 
-    /// Gives the device back.
+    /// Whether each operation is to be timed from the next step on; a device may do it anyway.
+    /// Of steps that are not timed no launches are told. No step is in flight, see
+    /// [`Engine::settle`].
+    pub fn time_operations(&mut self, each: bool) {
+        self.timed = self.backend.time_operations(each);
+    }
+
+    /// Gives the device back, every operation of which is timed.
     #[must_use]
-    pub fn into_backend(self) -> Box<dyn Backend> {
+    pub fn into_backend(mut self) -> Box<dyn Backend> {
+        self.time_operations(true);
         self.backend
     }
 
@@ -285,7 +326,7 @@ impl<'c> Engine<'c> {
         self.scheduler.cancel(request);
     }
 
-    /// Runs a step, or says why there is none.
+    /// Launches a step, takes the result of one, or both; or says why neither can be done.
     ///
     /// # Errors
     /// [`DeviceError`] if the device failed; [`Engine::fail`] must follow.
@@ -295,7 +336,16 @@ impl<'c> Engine<'c> {
         recorder: &mut dyn Recorder,
     ) -> Result<Turn, DeviceError> {
         let host_start = self.clock.now();
+        if self.flight.is_some() && !self.goes_ahead(host_start) {
+            self.settle(recorder)?;
+            return Ok(Turn::Ran);
+        }
         let decision = self.scheduler.decide(host_start, outlook);
+        if decision.idle.is_some() && self.flight.is_some() {
+            // What comes of the step in flight is not known to the decision.
+            self.settle(recorder)?;
+            return Ok(Turn::Ran);
+        }
         self.end(&decision.ended, host_start, recorder);
         if let Some(idle) = decision.idle {
             self.chronicle.blocks(host_start, &decision.memory, recorder);
@@ -310,24 +360,106 @@ impl<'c> Engine<'c> {
             return Ok(Turn::Idle { idle, wake: decision.wake });
         }
         self.chronicle.states.enter(DeviceState::Host, host_start, recorder);
-        self.schedule(&decision, host_start);
-        let (start, end) = self.run(&decision).inspect_err(|_| {
+        let before = self.flight.take();
+        let since = before.as_ref().map_or(host_start, |before| before.host_start);
+        let ran = self.step(decision, host_start, before, recorder);
+        ran.inspect_err(|_| {
             // Nothing is known of the time since.
-            self.chronicle.states.enter(DeviceState::Faulted, host_start, recorder);
+            self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
         })?;
-        let sampled = self.take_tokens(&decision, end);
-        let step = self.step(&decision, host_start, start, end);
-        let effects = self.scheduler.commit(&decision, &sampled, end);
-        // The device is idle from here on: everything is said after its work.
-        self.chronicle.blocks(host_start, &decision.memory, recorder);
-        self.tell(step, &decision, recorder);
-        self.chronicle.blocks(end, &effects.memory, recorder);
-        self.end(&effects.ended, end, recorder);
+        if self.backend.steps_in_flight() < 2 {
+            self.settle(recorder)?;
+        }
         Ok(Turn::Ran)
+    }
+
+    /// Whether the next step may be launched before the result of the one in flight is known.
+    fn goes_ahead(&self, now: Nanos) -> bool {
+        let waits = |request: RequestId| {
+            let live = self.live.get(&request);
+            live.and_then(|live| live.consumer.as_ref()).is_some_and(|consumer| consumer.waits())
+        };
+        let mut scheduled = self.flight.iter().flat_map(|flight| &flight.decision.scheduled);
+        self.backend.steps_in_flight() > 1
+            && now.saturating_sub(self.alone) < IN_FLIGHT
+            && self.scheduler.foresees(now)
+            && !scheduled.any(|scheduled| scheduled.request.is_some_and(waits))
+    }
+
+    /// Launches the step of `decision`, then takes the result of the one before, if one is in
+    /// flight.
+    fn step(
+        &mut self,
+        decision: Decision,
+        host_start: Nanos,
+        before: Option<Flight>,
+        recorder: &mut dyn Recorder,
+    ) -> Result<(), DeviceError> {
+        let Some(mut before) = before else {
+            self.alone = host_start;
+            self.schedule(&decision, host_start);
+            self.flight = Some(self.launch(decision, host_start, None)?);
+            return Ok(());
+        };
+        let mut next = self.launch(decision, host_start, Some(&before.decision))?;
+        // The decision took its blocks before the result gave others back.
+        for flight in [&mut before, &mut next] {
+            let changes = std::mem::take(&mut flight.decision.memory);
+            self.chronicle.blocks(flight.host_start, &changes, recorder);
+        }
+        let (end, ended) = self.land(before, recorder)?;
+        next.host_start = next.host_start.max(end);
+        next.start = next.start.max(end);
+        for row in &mut next.decision.rows {
+            // Its answer was whole before it ran.
+            if row.request.is_some_and(|request| ended.contains(&request)) {
+                row.fate = Fate::Overrun;
+            }
+        }
+        self.schedule(&next.decision, next.host_start);
+        self.flight = Some(next);
+        Ok(())
+    }
+
+    /// Takes the result of the step in flight, if there is one.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the device failed; [`Engine::fail`] must follow.
+    pub fn settle(&mut self, recorder: &mut dyn Recorder) -> Result<(), DeviceError> {
+        let Some(flight) = self.flight.take() else { return Ok(()) };
+        let since = flight.host_start;
+        self.land(flight, recorder).inspect_err(|_| {
+            // Nothing is known of the time since.
+            self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
+        })?;
+        Ok(())
+    }
+
+    /// Takes the result of a step and says what it was. Gives when it ended, and whose answers
+    /// became whole with it.
+    fn land(
+        &mut self,
+        flight: Flight,
+        recorder: &mut dyn Recorder,
+    ) -> Result<(Nanos, Vec<RequestId>), DeviceError> {
+        let end = self.collect(&flight)?;
+        // The host may have been busy with the next step when the results came.
+        let noticed = self.clock.now();
+        let sampled = self.take_tokens(&flight.decision, noticed);
+        let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
+        // Unless another step is in flight, the device is idle from here on: everything is said
+        // after its work.
+        self.chronicle.blocks(flight.host_start, &flight.decision.memory, recorder);
+        self.tell(&flight, end, recorder);
+        self.operations = flight.operations;
+        self.chronicle.blocks(noticed, &effects.memory, recorder);
+        self.end(&effects.ended, noticed, recorder);
+        Ok((end, effects.ended.iter().map(|ended| ended.request).collect()))
     }
 
     /// After the device has failed: every live request fails with it.
     pub fn fail(&mut self, recorder: &mut dyn Recorder) {
+        self.flight = None;
         let at = self.clock.now();
         for (request, output_tokens) in self.scheduler.abandon() {
             self.leave(request, Outcome::Failed, output_tokens, at, recorder);
@@ -353,16 +485,27 @@ impl<'c> Engine<'c> {
         }
     }
 
-    /// Runs the rows of a decision. Gives when the first operation was handed over and when the
-    /// last result was there.
-    fn run(&mut self, decision: &Decision) -> Result<(Nanos, Nanos), DeviceError> {
-        let Self { backend, scheduler, inputs, live, operations, .. } = self;
-        inputs.fill(decision, scheduler, |scheduled| sampling(scheduled, live));
-        inputs.mask(decision, |scheduled, words| {
+    /// Hands the rows of a decision to the device, behind those of `before`, which is in flight.
+    fn launch(
+        &mut self,
+        decision: Decision,
+        host_start: Nanos,
+        before: Option<&Decision>,
+    ) -> Result<Flight, DeviceError> {
+        let Self { backend, scheduler, inputs, live, .. } = self;
+        let mut operations = std::mem::take(&mut self.operations);
+        let chosen = choices(before);
+        inputs.fill(
+            &decision,
+            scheduler,
+            |request| chosen.get(&request).copied(),
+            |scheduled| sampling(scheduled, scheduler.answer_tokens(scheduled), live),
+        );
+        inputs.mask(&decision, |scheduled, words| {
             words.extend_from_slice(allowed(scheduled, live).unwrap_or_default());
         });
         let masks = inputs.masks();
-        let sequences = inputs.sequences(decision, scheduler);
+        let sequences = inputs.sequences(&decision, scheduler);
         let load = self.formulas.load(
             sequences.iter().map(|rows| (rows.context, rows.rows.len() as u32)),
             inputs.logits_rows.len() as u32,
@@ -371,26 +514,46 @@ impl<'c> Engine<'c> {
         operations.extend(forward::step(&self.formulas, backend.shape().layers, &load));
         backend.begin_step(&StepInputs {
             tokens: &inputs.tokens,
+            awaited: &inputs.awaited,
             sequences: &sequences,
             logits_rows: &inputs.logits_rows,
             sampling: &inputs.sampling,
             masks: &masks,
         })?;
         let start = self.clock.now();
-        for (op, _) in operations.iter() {
+        for (op, _) in &operations {
             backend.launch(*op)?;
         }
+        backend.submit()?;
+        let (queued, blocks) = (scheduler.live().0 as u32, scheduler.blocks());
+        let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
+        let foreseen: Vec<u32> = samples
+            .map(|scheduled| pinned(scheduled, scheduler.answer_tokens(scheduled), live))
+            .map(|token| token.unwrap_or(AWAITED))
+            .collect();
+        scheduler.launched(&decision, &foreseen);
+        let timed = self.timed;
+        Ok(Flight { decision, operations, queued, blocks, timed, host_start, start })
+    }
+
+    /// Waits for a step and takes its times and tokens. Gives when its last result was there, or
+    /// when its last operation ended, if the device has gone on to another step since.
+    fn collect(&mut self, flight: &Flight) -> Result<Nanos, DeviceError> {
         self.spans.clear();
         self.sampled.clear();
-        backend.end_step(&mut self.spans, &mut self.sampled)?;
-        let (handed, returned) = (operations.len(), self.spans.len());
-        let (asked, sampled) = (inputs.logits_rows.len(), self.sampled.len());
-        if handed != returned || asked != sampled {
+        self.backend.end_step(&mut self.spans, &mut self.sampled)?;
+        let timed = if flight.timed { flight.operations.len() } else { 0 };
+        let returned = self.spans.len();
+        let samples = flight.decision.scheduled.iter().filter(|scheduled| scheduled.samples);
+        let (asked, sampled) = (samples.count(), self.sampled.len());
+        if timed != returned || asked != sampled {
             return Err(DeviceError::Lost(format!(
-                "{returned} times for {handed} operations, {sampled} tokens for {asked} rows"
+                "{returned} times for {timed} timed operations, {sampled} tokens for {asked} rows"
             )));
         }
-        Ok((start, self.clock.now()))
+        let last = self.spans.last().map(|span| span.end.max(flight.start));
+        let followed = self.scheduler.launches() > flight.decision.step.0 + 1;
+        Ok(last.filter(|_| followed).unwrap_or_else(|| self.clock.now()))
     }
 
     /// The token of each entry that samples: pinned ones in place of the device's.
@@ -416,7 +579,10 @@ impl<'c> Engine<'c> {
             };
             let stop = stop
                 | live.consumer.as_mut().is_some_and(|consumer| {
-                    let logits = &self.backend.logits()[row * vocab..(row + 1) * vocab];
+                    let logits = match consumer.waits() {
+                        true => &self.backend.logits()[row * vocab..(row + 1) * vocab],
+                        false => &[],
+                    };
                     consumer.take(Sampled { token, ..*sampled }, logits, at)
                 });
             live.first_token.get_or_insert(at);
@@ -428,17 +594,17 @@ impl<'c> Engine<'c> {
     }
 
     /// The fact of a step.
-    fn step(&self, decision: &Decision, host_start: Nanos, start: Nanos, end: Nanos) -> Step {
+    fn fact(&self, flight: &Flight, end: Nanos) -> Step {
+        let Flight { decision, queued, blocks, host_start, start, .. } = flight;
         let rows = |phase| -> u32 {
             decision.rows.iter().filter(|row| row.phase == phase).map(|row| row.rows).sum()
         };
         let requests = decision.scheduled.iter().filter(|scheduled| scheduled.rows > 0);
-        let blocks = self.scheduler.blocks();
         Step {
             step: decision.step,
             device: self.chronicle.device(),
-            host_start,
-            start,
+            host_start: *host_start,
+            start: *start,
             end,
             rows_prefill: rows(Phase::Prefill),
             rows_decode: rows(Phase::Decode),
@@ -446,24 +612,25 @@ impl<'c> Engine<'c> {
             rows_verify: 0,
             rows_ownerless: rows(Phase::Ownerless),
             requests: requests.count() as u32,
-            queued: self.scheduler.live().0 as u32,
+            queued: *queued,
             kv_blocks_used: blocks.held + blocks.cached,
             kv_blocks_total: blocks.total(),
         }
     }
 
     /// Says the facts of a step.
-    fn tell(&mut self, step: Step, decision: &Decision, recorder: &mut dyn Recorder) {
+    fn tell(&mut self, flight: &Flight, end: Nanos, recorder: &mut dyn Recorder) {
+        let step = self.fact(flight, end);
         recorder.record(Fact::Step(step));
-        for row in &decision.rows {
+        for row in &flight.decision.rows {
             recorder.record(Fact::Row(*row));
             self.counts.prompt_tokens += prompt_tokens(row);
         }
-        for (operation, span) in self.operations.iter().zip(&self.spans) {
+        for (operation, span) in flight.operations.iter().zip(&self.spans) {
             self.chronicle.launch(step.step, operation, *span, recorder);
         }
         self.counts.steps += 1;
-        self.counts.launches += self.operations.len() as u64;
+        self.counts.launches += flight.operations.len() as u64;
     }
 
     /// Requests came to their end.
@@ -537,16 +704,31 @@ impl<'c> Engine<'c> {
     }
 }
 
-/// How a scheduled entry samples.
-fn sampling(scheduled: &Scheduled, live: &HashMap<RequestId, Live<'_>>) -> Sampling {
+/// Which choice of a step each of its requests gets.
+fn choices(step: Option<&Decision>) -> HashMap<RequestId, u32> {
+    let scheduled = step.into_iter().flat_map(|decision| &decision.scheduled);
+    let samples = scheduled.filter(|scheduled| scheduled.samples);
+    samples.zip(0..).filter_map(|(scheduled, at)| Some((scheduled.request?, at))).collect()
+}
+
+/// How a scheduled entry samples the token behind `before` tokens of its answer.
+fn sampling(scheduled: &Scheduled, before: u32, live: &HashMap<RequestId, Live<'_>>) -> Sampling {
     let live = scheduled.request.and_then(|request| live.get(&request));
     match live {
-        Some(Live { answer: Answer::Free { sampling, .. }, output, .. }) => {
+        Some(Live { answer: Answer::Free { sampling, .. }, .. }) => {
             // A draw of its own for each place in the answer, whatever step it falls in.
-            let place = (output.len() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let place = (u64::from(before) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             Sampling { seed: sampling.seed ^ place, ..*sampling }
         }
         _ => Sampling::GREEDY,
+    }
+}
+
+/// The token behind `before` tokens of the answer of a scheduled entry, if it is known already.
+fn pinned(scheduled: &Scheduled, before: u32, live: &HashMap<RequestId, Live<'_>>) -> Option<u32> {
+    match &live.get(&scheduled.request?)?.answer {
+        Answer::Pinned(tokens) => tokens.get(before as usize).copied(),
+        Answer::Free { .. } => None,
     }
 }
 

@@ -6,12 +6,14 @@
 //!
 //! Times are nanoseconds since the window's start. Ids are dense and start at zero.
 
+mod activity;
 mod device;
 mod fact;
 mod fate;
 mod request;
 mod state;
 
+pub use activity::Activity;
 pub use device::{Calibration, Ceilings};
 pub use fact::{
     Driver, Dtype, Fact, KernelId, Launch, LayerId, Memory, MemoryChange, MemoryClass, Power,

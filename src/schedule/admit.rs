@@ -23,7 +23,7 @@ impl Scheduler {
             return;
         }
         let batching = self.options.batching;
-        while (self.running.len() as u32) < batching.max_num_seqs && *budget > 0 {
+        while self.going_on() < batching.max_num_seqs && *budget > 0 {
             let Some(place) = self.admissible(1).pop() else { break };
             let plan = self.plan(place);
             let rows = self.waiting[place].len() - self.cached_tokens(&plan);
@@ -35,6 +35,11 @@ impl Scheduler {
             self.enter(place, plan, decision);
             self.schedule(self.running.len() - 1, budget, decision);
         }
+    }
+
+    /// Running sequences that have rows to come.
+    pub(super) fn going_on(&self) -> u32 {
+        self.running.iter().filter(|sequence| !sequence.ends_with_the_step()).count() as u32
     }
 
     /// Admits a whole batch: as many of the first requests as memory has room for, each padded
@@ -128,6 +133,7 @@ impl Scheduler {
             sequence.blocks.push(block);
         }
         sequence.computed = cached_tokens;
+        sequence.written = cached_tokens;
         sequence.cached = cached_tokens;
         sequence.padding = plan.padding;
         sequence.known = self.known_prefix(&sequence);

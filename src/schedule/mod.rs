@@ -3,7 +3,8 @@
 //! Neighbours: `engine` asks a [`Scheduler`] for a [`Decision`], runs it on a device and
 //! commits what came out; a simulator may do the same without any device. This module has no
 //! thread, no clock, no tensor and no file: time enters as an argument, and the same calls give
-//! the same decisions.
+//! the same decisions. A decision may be asked for while the step before it still runs, if
+//! [`Scheduler::foresees`] says so: the tokens that it will choose are then [`AWAITED`].
 //!
 //! There is one loop and there are no modes in it. A sequence has `tokens` and, chasing them,
 //! `computed`; under one token budget running sequences get rows first, then waiting ones are
@@ -32,4 +33,4 @@ pub use decision::{
 };
 pub use options::{Allocation, Batching, KvMemory, Options, OptionsError, Scheduling, Stopping};
 pub use scheduler::{BlockCount, Scheduler};
-pub use sequence::{Pause, Refusal, Submission};
+pub use sequence::{AWAITED, Pause, Refusal, Submission};

@@ -13,7 +13,9 @@ impl Scheduler {
             let mut slot = 0;
             while slot < self.running.len() {
                 let sequence = &self.running[slot];
-                let runs = sequence.decodes() == decoding && sequence.paused_until.is_none();
+                let runs = sequence.decodes() == decoding
+                    && sequence.paused_until.is_none()
+                    && !sequence.ends_with_the_step();
                 if !runs {
                     slot += 1;
                 } else if self.make_room(slot, now, decision) {
@@ -72,6 +74,7 @@ impl Scheduler {
         self.learn(&mut sequence);
         sequence.high_water = sequence.high_water.max(sequence.computed);
         sequence.computed = 0;
+        sequence.written = 0;
         sequence.cached = 0;
         sequence.padding = 0;
         decision.preempted.push(sequence.request);

@@ -34,8 +34,10 @@ impl BlockCount {
 
 /// Decides which rows run next.
 ///
-/// The caller submits and cancels requests, asks [`Scheduler::decide`], runs the rows, and
-/// tells the result to [`Scheduler::commit`] before it asks again.
+/// The caller submits and cancels requests, asks [`Scheduler::decide`], says with
+/// [`Scheduler::launched`] that the rows are on the device, and tells the result to
+/// [`Scheduler::commit`] before it asks again; or one step later, where [`Scheduler::foresees`]
+/// allows it.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     pub(super) options: Options,
@@ -131,10 +133,29 @@ impl Scheduler {
         BlockCount { held: self.pool.total() - free - cached, cached, free }
     }
 
-    /// The tokens of a scheduled sequence: its prompt, then what it generated.
+    /// The tokens of a scheduled sequence: its prompt, then what it generated. The last may be
+    /// [`AWAITED`](super::AWAITED).
     #[must_use]
     pub fn tokens(&self, scheduled: &Scheduled) -> &[u32] {
         &self.running[scheduled.slot].tokens
+    }
+
+    /// How many tokens the answer of a scheduled entry has, those that are awaited with them.
+    #[must_use]
+    pub fn answer_tokens(&self, scheduled: &Scheduled) -> u32 {
+        match scheduled.request {
+            Some(_) => {
+                let sequence = &self.running[scheduled.slot];
+                sequence.len() - sequence.prompt_tokens
+            }
+            None => 0,
+        }
+    }
+
+    /// How many steps were launched.
+    #[must_use]
+    pub const fn launches(&self) -> u64 {
+        self.steps
     }
 
     /// The KV blocks of a scheduled sequence, in order of position.
@@ -143,7 +164,7 @@ impl Scheduler {
         &self.running[scheduled.slot].blocks
     }
 
-    /// What runs next. If anything does, it must be committed before the next decision.
+    /// What runs next. If anything does, it must be launched before the next decision.
     #[must_use]
     pub fn decide(&mut self, now: Nanos, outlook: Outlook) -> Decision {
         let mut decision = Decision {

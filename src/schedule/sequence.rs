@@ -79,19 +79,26 @@ pub(super) struct KnownPrefix {
     pub(super) tokens: u32,
 }
 
+/// Stands in a sequence for a token that a running step is about to choose.
+pub const AWAITED: u32 = u32::MAX;
+
 #[derive(Clone, Debug)]
 pub(super) struct Sequence {
     pub(super) request: RequestId,
     pub(super) arrived: Nanos,
     pub(super) deadline: Option<Nanos>,
     pub(super) max_tokens: u32,
-    /// The prompt, then what was generated.
+    /// The prompt, then what was generated, then what is about to be.
     pub(super) tokens: Vec<u32>,
+    /// How many of the last tokens are of steps whose results are not known yet.
+    pub(super) awaited: u32,
     /// How many of the tokens are the prompt.
     pub(super) prompt_tokens: u32,
-    /// Tokens in the KV cache.
+    /// Tokens in the KV cache once the steps that were launched have run.
     pub(super) computed: u32,
-    /// Of these, tokens found in the prefix cache at the last admission.
+    /// Of these, tokens of steps whose results are known.
+    pub(super) written: u32,
+    /// Tokens found in the prefix cache at the last admission.
     pub(super) cached: u32,
     /// The most tokens that were computed before a preemption.
     pub(super) high_water: u32,
@@ -131,7 +138,9 @@ impl Sequence {
             question: deterministic.then(|| Question::new(&prompt, max_tokens)),
             prompt_tokens: prompt.len() as u32,
             tokens: prompt,
+            awaited: 0,
             computed: 0,
+            written: 0,
             cached: 0,
             high_water: 0,
             padding: 0,
@@ -163,15 +172,36 @@ impl Sequence {
         self.pending() == 1 && self.padding == 0
     }
 
-    /// Tokens for its consumer.
-    pub(super) fn output_tokens(&self) -> u32 {
-        self.stopped.unwrap_or(self.len() - self.prompt_tokens)
+    /// Tokens whose values are known.
+    pub(super) fn known_len(&self) -> u32 {
+        self.len() - self.awaited
     }
 
-    /// Computed tokens that belong to prompt or answer.
+    /// Whether it will have as many tokens as it may when the running step has ended.
+    pub(super) fn ends_with_the_step(&self) -> bool {
+        self.awaited > 0 && self.len() - self.prompt_tokens >= self.max_tokens
+    }
+
+    /// Whether it will wait outside when the running step has ended.
+    pub(super) fn is_sent_outside(&self) -> bool {
+        let tokens = self.len() - self.prompt_tokens;
+        self.pauses.front().is_some_and(|pause| pause.after_tokens <= tokens)
+    }
+
+    /// Tokens for its consumer.
+    pub(super) fn output_tokens(&self) -> u32 {
+        self.stopped.unwrap_or(self.known_len() - self.prompt_tokens)
+    }
+
+    /// Computed tokens that belong to prompt or answer and that others could find.
     pub(super) fn learnable(&self) -> &[u32] {
         let answered = self.prompt_tokens + self.output_tokens();
-        &self.tokens[..self.computed.min(answered) as usize]
+        &self.tokens[..self.written.min(answered) as usize]
+    }
+
+    /// Whether rows of its prompt are in a step whose result is not known.
+    pub(super) fn reads_its_prompt(&self) -> bool {
+        self.written < self.computed.min(self.prompt_tokens)
     }
 
     /// The hash of all tokens before block `index`.
@@ -187,7 +217,7 @@ impl Sequence {
 
     /// Hashes the blocks that have become full.
     pub(super) fn hash_blocks(&mut self, block_tokens: u32) {
-        for index in self.hashes.len()..self.tokens.len() / block_tokens as usize {
+        for index in self.hashes.len()..(self.known_len() / block_tokens) as usize {
             let hash = chain(self.parent(index), self.block(index, block_tokens));
             self.hashes.push(hash);
         }

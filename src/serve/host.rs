@@ -64,6 +64,27 @@ impl<'h, 'c> Host<'h, 'c> {
 
     /// Serves until it is drained.
     pub(super) fn serve(&mut self) -> Ending {
+        let ending = self.serve_on();
+        if matches!(ending, Ending::Failed(_)) {
+            return ending;
+        }
+        // What still runs belongs to the time until now.
+        let before = self.engine.counts();
+        let settled = self.engine.settle(self.recorder);
+        if settled.is_err() {
+            self.fail();
+        }
+        self.settle();
+        self.door.metrics.turned(&self.engine, &before);
+        settled.map_or_else(Ending::Failed, |()| ending)
+    }
+
+    fn fail(&mut self) {
+        self.engine.fail(self.recorder);
+        self.door.enter(Stage::Failed);
+    }
+
+    fn serve_on(&mut self) -> Ending {
         loop {
             loop {
                 match self.commands.try_recv() {
@@ -78,8 +99,7 @@ impl<'h, 'c> Host<'h, 'c> {
             let outlook = Outlook { closed: draining, external: 0 };
             let turn = self.engine.turn(outlook, self.recorder);
             if turn.is_err() {
-                self.engine.fail(self.recorder);
-                self.door.enter(Stage::Failed);
+                self.fail();
             }
             self.settle();
             self.door.metrics.turned(&self.engine, &before);

@@ -108,7 +108,8 @@ pub fn serve(
     let mut host = Host::new(engine, recorder, Arc::clone(&door), commands);
     let ending = host.serve();
     let end_ns = clock.now();
-    let counts = host.into_engine().counts();
+    let engine = host.into_engine();
+    let (counts, timed_by) = (engine.counts(), engine.backend().timed_by());
     door.enter(Stage::Draining);
     close(runtime, closing, listening, limits);
     let (status, failure) = match ending {
@@ -122,6 +123,7 @@ pub fn serve(
         play_start,
         counts,
         device,
+        timed_by,
         kv_bytes_per_token,
         calibration,
         observer,

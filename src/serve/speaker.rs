@@ -107,6 +107,10 @@ impl Consumer for Speaker {
         self.guide.is_some() || self.rules.stops || self.rules.min_tokens > 0
     }
 
+    fn waits(&self) -> bool {
+        self.guide.is_some() || self.rules.logprobs.is_some_and(|top| top > 0)
+    }
+
     fn allowed(&mut self) -> Option<&[u32]> {
         if self.progress.ended.is_some() {
             return None;

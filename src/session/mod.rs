@@ -14,6 +14,7 @@ mod options;
 mod play;
 mod progress;
 mod run;
+mod validity;
 mod warm_up;
 
 pub use demand::Words;

@@ -1,6 +1,7 @@
 //! What recording costs: the same short runs with it and without it, in pairs. A recorded run
 //! ends when the recorder has dealt with all of it, so what it leaves to a thread of its own
-//! counts in full.
+//! counts in full. Nor are the operations of a run that is forgotten timed, where the device can
+//! leave that: what tells their times is a part of recording them.
 //!
 //! A pair is decode steps of the same sequences in four runs: recorded, forgotten, forgotten,
 //! recorded; the next pair the other way round. Whatever grows along evenly, as contexts do,
@@ -49,8 +50,8 @@ pub(super) fn observe(
     let sequences = SEQUENCES.min(options.batching.max_num_seqs);
     let room = (memory.kv_blocks / sequences).saturating_mul(memory.block_tokens);
     let room = room.min(memory.max_sequence_tokens);
-    // The four runs of a pair, one step to find out how long a step is, and the prompt.
-    let most = room.saturating_sub(PROMPT_TOKENS + 2) / 4;
+    // The four runs of a pair, a step of each kind to find out how long a step is, and the prompt.
+    let most = room.saturating_sub(PROMPT_TOKENS + 3) / 4;
     let mut engine = engine(backend, options, clock)?;
     if most == 0 || pairs == 0 {
         return Ok((engine.into_backend(), None));
@@ -63,16 +64,18 @@ pub(super) fn observe(
             engine.submit(order(request, PROMPT_TOKENS, room - PROMPT_TOKENS), &mut Forget);
         }
         step(&mut engine, &mut Forget)?;
-        let one = timed(&mut engine, 1, clock, &mut Forget)?;
+        engine.settle(&mut Forget)?;
+        timed(&mut engine, (1, true), clock, &mut Forget)?;
+        let one = timed(&mut engine, (1, false), clock, &mut Forget)?;
         let wanted = (RUN.0 / one.nanos.max(1)).max(STEPS.into());
         let steps = wanted.min(u64::from(most)) as u32;
         let (mut with, mut without) = (Timed::default(), Timed::default());
         for quarter in 0..4 {
             let outer = quarter == 0 || quarter == 3;
             if outer == (pair % 2 == 0) {
-                with.add(timed(&mut engine, steps, clock, scratch)?);
+                with.add(timed(&mut engine, (steps, true), clock, scratch)?);
             } else {
-                without.add(timed(&mut engine, steps, clock, &mut Forget)?);
+                without.add(timed(&mut engine, (steps, false), clock, &mut Forget)?);
             }
         }
         differences.push((with, without));
@@ -85,16 +88,19 @@ pub(super) fn observe(
     Ok((engine.into_backend(), Some(summary(&differences))))
 }
 
+/// Runs so many steps, with the times of their operations or without.
 fn timed(
     engine: &mut Engine<'_>,
-    steps: u32,
+    (steps, operations): (u32, bool),
     clock: &dyn Clock,
     recorder: &mut dyn Recorder,
 ) -> Result<Timed, PrepareError> {
+    engine.time_operations(operations);
     let (start, launches) = (clock.now(), engine.counts().launches);
     for _ in 0..steps {
         step(engine, recorder)?;
     }
+    engine.settle(recorder)?;
     recorder.settle();
     let nanos = clock.now().saturating_sub(start).0;
     Ok(Timed { nanos, launches: engine.counts().launches - launches })

@@ -114,6 +114,27 @@ impl<'a, 'c> Player<'a, 'c> {
 
     /// Plays until the end, whatever it is.
     pub(super) fn play(&mut self, stop: &AtomicBool) -> Ending {
+        let ending = self.play_on(stop);
+        if matches!(ending, Ending::Failed(_)) {
+            return ending;
+        }
+        // What still runs belongs to the time until now.
+        match self.engine.settle(self.recorder) {
+            Ok(()) => {
+                self.settle();
+                ending
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: DeviceError) -> Ending {
+        self.engine.fail(self.recorder);
+        self.settle();
+        Ending::Failed(error)
+    }
+
+    fn play_on(&mut self, stop: &AtomicBool) -> Ending {
         let end = self.limit.duration_ns.map(|length| Nanos(self.start.0.saturating_add(length.0)));
         loop {
             let now = self.clock.now();
@@ -130,11 +151,7 @@ impl<'a, 'c> Player<'a, 'c> {
             let outlook = Outlook { closed, external: self.outside };
             let turn = match self.engine.turn(outlook, self.recorder) {
                 Ok(turn) => turn,
-                Err(error) => {
-                    self.engine.fail(self.recorder);
-                    self.settle();
-                    return Ending::Failed(error);
-                }
+                Err(error) => return self.fail(error),
             };
             self.settle();
             self.tell();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::backend::{Backend, Description, DeviceError};
+use crate::backend::{Backend, Description, DeviceError, TimedBy};
 use crate::engine::{Counts, Engine, EngineError, Finished, States};
 use crate::event::{Calibration, Clock, DeviceState, Recorder, RequestId};
 use crate::model::ModelError;
@@ -59,6 +59,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// The device.
     pub device: Description,
+    /// What told the times of its operations, at the end.
+    pub timed_by: TimedBy,
     /// Bytes of KV cache per token.
     pub kv_bytes_per_token: u64,
     /// The measured time of each kernel, if it was asked for.
@@ -201,6 +203,7 @@ pub fn run(
         play_start,
         counts: engine.counts(),
         device,
+        timed_by: engine.backend().timed_by(),
         kv_bytes_per_token,
         calibration,
         observer,

@@ -16,8 +16,8 @@ pub(super) enum PrepareError {
     Device(#[from] DeviceError),
 }
 
-/// Rows of the first step.
-const ROWS: u32 = 64;
+/// Rows of the first step: more than 64, from where on a device may have other products.
+const ROWS: u32 = 96;
 /// Tokens of its answer.
 const TOKENS: u32 = 3;
 

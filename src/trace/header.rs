@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::TraceError;
+use super::{CountersHeader, MeterHeader, TraceError};
 use crate::event::{Calibration, Ceilings};
 use crate::unit::{Bytes, Nanos, make_printable};
 
@@ -131,7 +131,8 @@ pub struct EnergyModel {
     pub busy_mw: u64,
 }
 
-/// What recording cost, from paired runs with and without it.
+/// What recording cost, from paired runs with and without it. What it takes to time operations is a
+/// part of it where a device can leave that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observer {
     /// Pairs of runs.
@@ -183,6 +184,12 @@ pub struct Header {
     pub energy: Option<EnergyModel>,
     /// What recording cost, if it was measured.
     pub observer: Option<Observer>,
+    /// What the meters of devices came to; a device without one has no entry.
+    #[serde(default)]
+    pub meters: Vec<MeterHeader>,
+    /// What devices' own counters told; a processor has no entry.
+    #[serde(default)]
+    pub counters: Vec<CountersHeader>,
     /// What tells this run from all others: the tables that are made of its log carry it. Absent
     /// from folders that others write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,7 +231,9 @@ impl Header {
         let model = [&mut model.name, &mut model.precision, &mut model.kv_precision];
         let workload = &mut self.workload;
         let own = [&mut workload.name, &mut self.gemba.version];
-        devices.chain(model).chain(own).chain(&mut workload.notes)
+        let doubts = self.meters.iter_mut().flat_map(|meter| &mut meter.validity.reasons);
+        let lacks = self.counters.iter_mut().filter_map(|counters| counters.why.as_mut());
+        devices.chain(model).chain(own).chain(&mut workload.notes).chain(doubts).chain(lacks)
     }
 
     /// A header of this version for a run that has just begun.
@@ -244,6 +253,8 @@ impl Header {
             price: None,
             energy: None,
             observer: None,
+            meters: Vec::new(),
+            counters: Vec::new(),
             id: None,
             log_bytes: None,
             gemba: GembaHeader { version: env!("CARGO_PKG_VERSION").to_owned() },

@@ -14,6 +14,7 @@
 mod error;
 mod header;
 mod log;
+mod meter;
 mod new_file;
 mod plausible;
 mod run;
@@ -28,6 +29,7 @@ pub use header::{
     Status, Window, WorkloadHeader,
 };
 pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
+pub use meter::{CountersHeader, Extremes, MeterHeader, Validity};
 pub use new_file::{NewFile, write_beside};
 pub use run::{Launches, Run, launch_order, read_header, resolve};
 #[cfg(feature = "analysis")]

@@ -1,6 +1,7 @@
 //! What a fact may claim. A folder can be corrupt or made by hand; amounts beyond these bounds
 //! are refused when it is read, so that no sum over them can overflow and no book can lie.
 
+use super::MeterHeader;
 use super::header::Header;
 use crate::event::{Fact, Launch, Memory, Power, Row, Step};
 use crate::unit::Nanos;
@@ -62,7 +63,21 @@ pub(super) fn header(header: &Header) -> Result<(), String> {
     if let Some(observer) = header.observer {
         within("observer.ns_per_launch", observer.ns_per_launch, 1_000_000_000)?;
     }
+    header.meters.iter().try_for_each(meter)?;
+    let counted = header.counters.iter().filter_map(|counters| counters.activity);
+    for activity in counted {
+        time(activity.end_ns)?;
+        in_order(&[activity.start_ns, activity.end_ns])?;
+        within("counters.memory_bytes", activity.memory_bytes.unwrap_or(0), BYTES)?;
+    }
     Ok(())
+}
+
+fn meter(meter: &MeterHeader) -> Result<(), String> {
+    time(meter.end_ns)?;
+    in_order(&[meter.start_ns, meter.end_ns])?;
+    within("meters.energy_uj", meter.energy_uj, BYTES)?;
+    within("meters.integrated_uj", meter.integrated_uj.unwrap_or(0), BYTES)
 }
 
 /// Whether one fact is plausible and in order of time, as far as it can tell by itself.

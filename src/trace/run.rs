@@ -157,7 +157,10 @@ impl Run {
         self.states.sort_by_key(|change| (change.device, change.at, change.state));
         self.steps.sort_by_key(|step| (step.device, step.start, step.step));
         self.memory.sort_by_key(|m| (m.device, m.at, m.class, m.block, m.change, m.bytes));
-        self.power.sort_by_key(|power| (power.device, power.at));
+        self.power.sort_by_key(|power| {
+            let Power { device, at, energy_uj, power_mw, clock_mhz, throttle, basis } = *power;
+            (device, at, energy_uj, power_mw, clock_mhz, throttle, basis)
+        });
         for row in &mut self.rows {
             if row.fate == Fate::Open {
                 let outcome = row.request.and_then(|id| outcome(&self.requests, id));

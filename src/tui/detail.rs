@@ -40,10 +40,24 @@ pub(super) fn cause(live: &Live, palette: Palette, area: Rect, frame: &mut Frame
         if list.is_empty() {
             lines.push(Line::raw("–"));
         }
-        lines
-            .extend(list.iter().map(|(name, amount)| Line::raw(format!("{name:<16} {amount:>9}"))));
+        let width = usize::from(column.width);
+        lines.extend(list.iter().map(|(name, amount)| Line::raw(entry(name, amount, width))));
         draw_lines(&lines, *column, frame.buffer_mut());
     }
+}
+
+/// The widest entry: an amount stands near its name.
+const ENTRY: usize = 26;
+
+/// A name on the left of a column and its amount on the right, which is never cut; of a long name
+/// as much as there is room for.
+fn entry(name: &str, amount: &str, width: usize) -> String {
+    let room = width.min(ENTRY).saturating_sub(amount.chars().count() + 1);
+    if name.chars().count() <= room {
+        return format!("{name:<room$} {amount}");
+    }
+    let shown: String = name.chars().take(room.saturating_sub(1)).collect();
+    format!("{shown}… {amount}")
 }
 
 /// What holds memory now, and every KV block.
@@ -116,4 +130,22 @@ pub(super) fn energy(live: &Live, palette: Palette, area: Rect, frame: &mut Fram
     let lines: Vec<Line<'_>> =
         live.notes.iter().map(|note| Line::raw(format!("! {note}"))).collect();
     draw_lines(&lines, notes, frame.buffer_mut());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_never_cut() {
+        for (name, width, expected) in [
+            ("gate_up", 38, "gate_up            9.74 ms"),
+            ("gate_up", 25, "gate_up           9.74 ms"),
+            ("attention_prefill", 25, "attention_prefill 9.74 ms"),
+            ("attention_prefill", 24, "attention_prefi… 9.74 ms"),
+            ("attention_prefill", 9, "… 9.74 ms"),
+        ] {
+            assert_eq!(entry(name, "9.74 ms", width), expected, "{width}");
+        }
+    }
 }

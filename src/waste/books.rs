@@ -239,12 +239,13 @@ fn timeline<'a>(
     by_step: bool,
 ) -> Timeline<Recorded<'a>, Journal> {
     let bench = Bench::new(device, run.header.reference_batch, costing, &run.kernels);
-    // Both lists are ordered by device first.
+    // The lists are ordered by device first.
     let steps = range(&run.steps, |step| step.device, device.id);
     let states = range(&run.states, |change| change.device, device.id);
+    let readings = range(&run.power, |power| power.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
     let journal = Journal::new(device.id, by_step, run.header.window);
-    let plan = Recorded::new(steps, &run.rows, states);
+    let plan = Recorded::new(steps, &run.rows, states, readings);
     Timeline::new(run.header.window, plan, observer, journal, bench)
 }
 

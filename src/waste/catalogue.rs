@@ -168,8 +168,9 @@ catalogue! {
         "idle time while a peer works on the step"
         "balance the partition";
     Throttle "throttle" Waiting Waste false
-        "Compute-bound time lost because the device ran below its reference clock."
-        "compute-bound time × (1 − clock ÷ reference clock)"
+        "Time lost because a power or temperature limit held the device's clock down."
+        "kernel time that moving bytes does not explain × (1 − clock ÷ the highest clock read \
+         before without a limit), where a limit is read; at most what would be slack"
         "power and thermal limits, placement";
     Queue "queue" Waiting Waste false
         "A request waits for its turn."
@@ -185,7 +186,7 @@ catalogue! {
         "graphs, fusion, fewer launches";
     KernelSlack "kernel_slack" Motion Waste false
         "A kernel ran slower than its own floor."
-        "kernel time less its floor"
+        "kernel time less its floor, and less what a limit on the clock took"
         "a better kernel, a larger batch";
     Changeover "changeover" Motion Necessary false
         "Loading, warming up, capturing, compiling."
@@ -240,7 +241,7 @@ catalogue! {
     Overrun "overrun" Overproduction Waste false
         "Rows computed after their request had stopped."
         "kernel time of all rows less kernel time of the useful ones, by rows"
-        "check stops every step";
+        "check stops every step, do without asynchronous scheduling";
     Orphaned "orphaned" Overproduction Waste false
         "Rows computed for a consumer that had gone."
         "kernel time of all rows less kernel time of the useful ones, by rows"

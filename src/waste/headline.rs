@@ -276,6 +276,7 @@ mod tests {
             (Cause::PrefixRecompute, "yield"),
             (Cause::Malformed, "yield"),
             (Cause::Host, "performance"),
+            (Cause::Throttle, "performance"),
             (Cause::KernelSlack, "performance"),
             (Cause::WeightStreaming, "nothing"),
             (Cause::ValueDecode, "nothing"),

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::course::{Course, Slicer};
+use super::kernel::Owned;
 use super::phases::{Phases, Sorter};
 use super::posting::{Account, Commodity, Key, add_at};
 use crate::event::{Launch, Row, Step};
@@ -52,8 +53,8 @@ pub(super) trait Sink {
     /// visit a step more than once.
     fn opening(&mut self, _step: &Step, _rows: &[Row]) {}
 
-    /// An operation of the visited step owned so many nanoseconds.
-    fn launched(&mut self, _launch: &Launch, _nanos: u64) {}
+    /// An operation of the visited step owned this time.
+    fn launched(&mut self, _launch: &Launch, _owned: Owned) {}
 
     /// The visit ends: time without operations, host time, and of it recording.
     fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {}

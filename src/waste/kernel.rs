@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::clock::Held;
 use super::projection::KernelTotals;
 use crate::cost::{Floor, Roofs};
 use crate::event::{Calibration, Driver, Launch};
@@ -100,6 +101,8 @@ pub(super) enum Part {
     Kv,
     Activations,
     Excess,
+    ThrottlePower,
+    ThrottleThermal,
     SlackLatency,
     SlackBandwidth,
     SlackCompute,
@@ -125,6 +128,14 @@ pub(super) struct Work {
     pub(super) useful: u64,
     /// Useful rows, or useful rows that ask for logits.
     pub(super) useful_rows: u64,
+}
+
+/// Time of a device that a launch owned: all of its own, or its share of an overlap.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owned {
+    pub(super) nanos: u64,
+    /// A limit that held the clock down when the launch began.
+    pub(super) held: Option<Held>,
 }
 
 /// Floors that were longer than what they bound.
@@ -215,12 +226,11 @@ impl Bench {
         floor
     }
 
-    /// Splits `time` of `launch` (its own, or the share it owns of an overlap) into parts;
-    /// `floor` is that of all its work.
+    /// Splits the time that `launch` owned into parts; `floor` is that of all its work.
     pub(super) fn split_time(
         &mut self,
         (launch, floor): (&Launch, Floor),
-        time: u64,
+        Owned { nanos: time, held }: Owned,
         work: Work,
         mut each: impl FnMut(Part, u64),
     ) {
@@ -234,7 +244,8 @@ impl Bench {
             taken
         };
         let (memory, compute) = (floor.memory().0, floor.compute.0);
-        each(Part::Value, take(compute));
+        let value = take(compute);
+        each(Part::Value, value);
         // Memory and arithmetic overlap: only what sticks out is exposed.
         let mut exposed = memory.saturating_sub(compute);
         let mut expose = |wanted: u64| {
@@ -249,6 +260,12 @@ impl Bench {
         each(Part::Kv, take(expose(floor.kv.0)));
         each(Part::Activations, take(expose(floor.activations.0)));
         each(Part::Excess, take(floor.excess.0));
+        if let Some(held) = held {
+            // What moving bytes explains does not go with the clock.
+            let lost = held.lost(value + left).min(left);
+            left -= lost;
+            each(held.part, lost);
+        }
         let slack = match floor.least().0 {
             least if least <= self.launch_floor => Part::SlackLatency,
             _ if compute >= memory => Part::SlackCompute,
@@ -370,10 +387,20 @@ mod tests {
     }
 
     fn parts(bench: &mut Bench, launch: &Launch, work: Work) -> Vec<(Part, u64)> {
+        parts_at(None, bench, launch, work)
+    }
+
+    fn parts_at(
+        held: Option<Held>,
+        bench: &mut Bench,
+        launch: &Launch,
+        work: Work,
+    ) -> Vec<(Part, u64)> {
         let mut parts = Vec::new();
         let time = launch.end.0 - launch.start.0;
         let floor = bench.count(launch, time);
-        bench.split_time((launch, floor), time, work, |part, amount| parts.push((part, amount)));
+        let owned = Owned { nanos: time, held };
+        bench.split_time((launch, floor), owned, work, |part, amount| parts.push((part, amount)));
         assert_eq!(parts.iter().map(|part| part.1).sum::<u64>(), time);
         parts.retain(|part| part.1 > 0);
         parts
@@ -403,6 +430,28 @@ mod tests {
         let work = Work { all: 64, useful: 64, useful_rows: 64 };
         let found = parts(&mut bench(vec![]), &launch(1000, 300, 800), work);
         assert_eq!(found, [(Part::Value, 800), (Part::SlackCompute, 200)]);
+    }
+
+    #[test]
+    fn a_held_clock_explains_slack_but_not_the_moving_of_bytes() {
+        let held = Some(Held { clock: 800, full: 1600, part: Part::ThrottlePower });
+        let work = Work { all: 4, useful: 4, useful_rows: 4 };
+        let found = parts_at(held, &mut bench(vec![]), &launch(1100, 900, 80), work);
+        let streaming = [
+            (Part::Value, 80),
+            (Part::Weights, 820),
+            (Part::ThrottlePower, 140),
+            (Part::SlackBandwidth, 60),
+        ];
+        assert_eq!(found, streaming);
+        let found = parts_at(held, &mut bench(vec![]), &launch(1000, 300, 400), work);
+        let computing = [(Part::Value, 400), (Part::ThrottlePower, 500), (Part::SlackCompute, 100)];
+        assert_eq!(found, computing);
+        let found = parts_at(held, &mut bench(vec![]), &launch(1000, 300, 800), work);
+        assert_eq!(found, [(Part::Value, 800), (Part::ThrottlePower, 200)], "no more than slack");
+        let thrown = Work { all: 4, useful: 0, useful_rows: 0 };
+        let found = parts_at(held, &mut bench(vec![]), &launch(1000, 300, 400), thrown);
+        assert_eq!(found, [(Part::ThrownByRows, 1000)], "fate goes first");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod books;
 mod catalogue;
+mod clock;
 mod course;
 mod derived;
 mod headline;

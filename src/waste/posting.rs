@@ -117,6 +117,10 @@ pub enum SubReason {
     Bandwidth,
     /// Slack: bound by arithmetic.
     Compute,
+    /// Throttle: the power limit.
+    Power,
+    /// Throttle: the temperature limit.
+    Thermal,
     /// Headroom: the free part of the KV pool.
     KvPool,
     /// Queue: waiting for a first turn.
@@ -147,6 +151,8 @@ impl SubReason {
             Self::Latency => "latency",
             Self::Bandwidth => "bandwidth",
             Self::Compute => "compute",
+            Self::Power => "power",
+            Self::Thermal => "thermal",
             Self::KvPool => "kv_pool",
             Self::Admission => "admission",
             Self::Skipped => "skipped",

@@ -2,7 +2,7 @@
 
 use super::catalogue::{Cause, Level};
 use super::journal::{Sink, Slot};
-use super::kernel::{Bench, PARTS, Part, Work};
+use super::kernel::{Bench, Owned, PARTS, Part, Work};
 use super::posting::{Account, Basis, Commodity, SubReason};
 use crate::cost::Floor;
 use crate::event::{Driver, Fate, KernelId, Launch, Phase, Recompute, Row, Step};
@@ -177,12 +177,12 @@ impl StepAccounts {
         self.observer += u128::from(observer);
     }
 
-    /// An operation of the step, with its floor, ran and owned `nanos` of the device. `false` if
-    /// the step has no rows that could pay for it.
+    /// An operation of the step, with its floor, ran and owned time of the device. `false` if the
+    /// step has no rows that could pay for it.
     pub(super) fn add_launch(
         &mut self,
         (launch, floor): (&Launch, Floor),
-        nanos: u64,
+        owned: Owned,
         bench: &mut Bench,
     ) -> bool {
         let rows = self.amounts[Driver::Rows as usize];
@@ -208,7 +208,7 @@ impl StepAccounts {
             }
         };
         let mut add = |part: Part, amount: u64| spent.parts[part as usize] += u128::from(amount);
-        bench.split_time((launch, floor), nanos, work, &mut add);
+        bench.split_time((launch, floor), owned, work, &mut add);
         bench.split_bytes(launch, work, &mut add);
         true
     }
@@ -243,6 +243,7 @@ impl StepAccounts {
         let underfilled = if waiting { underfilled.at(Level::Waste) } else { underfilled };
         let of = |cause| Account::of(cause, Basis::Apportioned);
         let slack = |why| of(Cause::KernelSlack).because(why);
+        let throttle = |why| Account::of(Cause::Throttle, Basis::Modelled).because(why);
         let counted = |account: Account| Account { basis: Basis::Counted, ..account };
         let time = Commodity::DeviceTime;
         let bytes = Commodity::Bytes;
@@ -252,6 +253,8 @@ impl StepAccounts {
             (P::Kv, time, of(Cause::KvStreaming)),
             (P::Activations, time, of(Cause::ActivationStreaming)),
             (P::Excess, time, of(Cause::ExcessBytes)),
+            (P::ThrottlePower, time, throttle(SubReason::Power)),
+            (P::ThrottleThermal, time, throttle(SubReason::Thermal)),
             (P::SlackLatency, time, slack(SubReason::Latency)),
             (P::SlackBandwidth, time, slack(SubReason::Bandwidth)),
             (P::SlackCompute, time, slack(SubReason::Compute)),

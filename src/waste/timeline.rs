@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::catalogue::{Cause, Level};
+use super::clock::{ClockChange, Clocks, Held};
 use super::journal::Sink;
-use super::kernel::Bench;
+use super::kernel::{Bench, Owned};
 use super::posting::{Account, Basis, Commodity, SubReason};
 use super::step::StepAccounts;
-use crate::event::{DeviceState, Launch, Row, StateChange, Step, StepId};
+use crate::event::{DeviceState, Launch, Power, Row, StateChange, Step, StepId};
 use crate::trace::Window;
 
 /// A stretch of the timeline in which a step is prepared or runs. Stretches do not overlap.
@@ -42,6 +43,9 @@ pub(super) trait Plan {
     /// The state change at a place.
     fn state(&self, place: usize) -> Option<StateChange>;
 
+    /// The change of the clock at a place.
+    fn clock(&self, place: usize) -> Option<ClockChange>;
+
     /// The stretch at a place.
     fn stretch(&self, place: usize) -> Option<Stretch>;
 
@@ -57,13 +61,20 @@ pub(super) struct Recorded<'a> {
     steps: &'a [Step],
     rows: &'a [Row],
     states: &'a [StateChange],
+    clocks: Vec<ClockChange>,
     stretches: Vec<Stretch>,
     places: HashMap<StepId, usize, RandomState>,
 }
 
 impl<'a> Recorded<'a> {
-    /// `steps` and `states` are the device's, in order; `rows` are the run's, ordered by step.
-    pub(super) fn new(steps: &'a [Step], rows: &'a [Row], states: &'a [StateChange]) -> Self {
+    /// `steps`, `states` and `readings` are the device's, in order; `rows` are the run's, ordered
+    /// by step.
+    pub(super) fn new(
+        steps: &'a [Step],
+        rows: &'a [Row],
+        states: &'a [StateChange],
+        readings: &[Power],
+    ) -> Self {
         let mut end = 0;
         let mut stretches = Vec::with_capacity(steps.len());
         for (place, step) in steps.iter().enumerate() {
@@ -72,13 +83,19 @@ impl<'a> Recorded<'a> {
             stretches.push(stretch);
         }
         let places = steps.iter().enumerate().map(|(at, step)| (step.step, at)).collect();
-        Self { steps, rows, states, stretches, places }
+        let mut clock = Clocks::default();
+        let clocks = readings.iter().filter_map(|reading| clock.take(reading)).collect();
+        Self { steps, rows, states, clocks, stretches, places }
     }
 }
 
 impl Plan for Recorded<'_> {
     fn state(&self, place: usize) -> Option<StateChange> {
         self.states.get(place).copied()
+    }
+
+    fn clock(&self, place: usize) -> Option<ClockChange> {
+        self.clocks.get(place).copied()
     }
 
     fn stretch(&self, place: usize) -> Option<Stretch> {
@@ -107,6 +124,8 @@ pub(super) struct Timeline<P, S> {
     cluster_end: u64,
     at_stretch: usize,
     at_state: usize,
+    at_clock: usize,
+    held: Option<Held>,
     open: Option<usize>,
     /// When the device turned to the step that is open.
     turned: u64,
@@ -138,6 +157,8 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             cluster_end: 0,
             at_stretch: 0,
             at_state: 0,
+            at_clock: 0,
+            held: None,
             open: None,
             turned: window.0,
             found: None,
@@ -203,9 +224,10 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         &self.cluster
     }
 
-    /// The place of the next state change and of the stretch that time has reached.
-    pub(super) const fn places(&self) -> (usize, usize) {
-        (self.at_state, self.at_stretch)
+    /// The places of the next changes of state and clock, and of the stretch that time has
+    /// reached.
+    pub(super) const fn places(&self) -> (usize, usize, usize) {
+        (self.at_state, self.at_clock, self.at_stretch)
     }
 
     /// Accounts for the launches that overlap, and for the idle time before them.
@@ -267,14 +289,15 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     fn book(&mut self, launch: &Launch, nanos: u64) {
         self.busy += u128::from(nanos);
         let floor = self.bench.count(launch, nanos);
+        let owned = Owned { nanos, held: self.held(launch.start.0) };
         // Launches of a step come one after another.
         if self.found.is_none_or(|(id, _)| launch.step != Some(id)) {
             self.found = launch.step.and_then(|id| Some((id, self.plan.place(id)?)));
         }
         if let Some((_, at)) = self.found {
             self.switch_to(Some(at));
-            if self.accounts.add_launch((launch, floor), nanos, &mut self.bench) {
-                self.journal.launched(launch, nanos);
+            if self.accounts.add_launch((launch, floor), owned, &mut self.bench) {
+                self.journal.launched(launch, owned);
                 return;
             }
         }
@@ -393,6 +416,15 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             self.at_state += 1;
         }
         Some(self.plan.state(self.at_state.checked_sub(1)?)?.state)
+    }
+
+    /// The limit that holds the clock down at `at`; time only goes forward.
+    fn held(&mut self, at: u64) -> Option<Held> {
+        while let Some(change) = self.plan.clock(self.at_clock).filter(|change| change.at <= at) {
+            self.held = change.held;
+            self.at_clock += 1;
+        }
+        self.held
     }
 
     /// Whether a state that goes before everything touches the stretch.

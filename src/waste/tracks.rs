@@ -148,8 +148,9 @@ fn walker<'a>(run: &'a Run, device: &DeviceHeader, options: &BooksOptions) -> Wa
     let bench = Bench::new(device, run.header.reference_batch, options.costing, &run.kernels);
     let steps = super::books::range(&run.steps, |step| step.device, device.id);
     let states = super::books::range(&run.states, |change| change.device, device.id);
+    let readings = super::books::range(&run.power, |power| power.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
-    let plan = Recorded::new(steps, &run.rows, states);
+    let plan = Recorded::new(steps, &run.rows, states, readings);
     Timeline::new(run.header.window, plan, observer, Judge::new(&options.muda_map), bench)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gemba::backend::cpu::{Cpu, Options};
 use gemba::backend::{
-    Backend, DeviceError, Limits, Mask, Norm, Op, Sampling, SequenceRows, StepInputs,
+    AwaitedToken, Backend, DeviceError, Limits, Mask, Norm, Op, Sampling, SequenceRows, StepInputs,
 };
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision, Shape};
@@ -57,6 +57,7 @@ struct Request {
     logits_rows: Vec<u32>,
     sampling: usize,
     masks: Vec<(u32, Vec<u32>)>,
+    awaited: Vec<AwaitedToken>,
 }
 
 impl Request {
@@ -68,6 +69,7 @@ impl Request {
             sampling: 2,
             // 131 tokens are five words, and three bits of the last.
             masks: vec![(0, vec![0, 1, 0, 0, 0]), (1, vec![0, 0, 0, 0, 4])],
+            awaited: Vec::new(),
         }
     }
 
@@ -85,6 +87,7 @@ impl Request {
             self.masks.iter().map(|(row, allowed)| Mask { row: *row, allowed }).collect();
         cpu.begin_step(&StepInputs {
             masks: &masks,
+            awaited: &self.awaited,
             tokens: &self.tokens,
             sequences: &sequences,
             logits_rows: &self.logits_rows,
@@ -98,7 +101,7 @@ fn steps_outside_the_limits_are_refused() {
     let mut cpu = load(shapes::llama(), options(Precision::F32, Precision::F32, 1)).unwrap();
     Request::good().begin(&mut cpu).unwrap();
     type Change = fn(&mut Request);
-    let table: [(&str, Change); 16] = [
+    let table: [(&str, Change); 17] = [
         ("token 131 of a vocabulary of 131", |r| r.tokens[2] = 131),
         ("sequences cover 4 of 5 rows", |r| r.tokens.push(0)),
         ("sequence rows 1..5 after row 1 of 4", |r| r.sequences[1].0 = 1..5),
@@ -117,6 +120,9 @@ fn steps_outside_the_limits_are_refused() {
         ("for row 2: expected 5 words and one of 2 rows", |r| r.masks[1].0 = 2),
         ("mask of 4 words for row 0: expected 5 words", |r| r.masks[0].1 = vec![1; 4]),
         ("mask of row 1 allows no token", |r| r.masks[1].1[4] = 8),
+        ("choice 0 of a step in flight that has 0", |r| {
+            r.awaited = vec![AwaitedToken { row: 0, chosen: 0 }];
+        }),
     ];
     for (message, change) in table {
         let mut request = Request::good();

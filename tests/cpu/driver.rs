@@ -65,6 +65,7 @@ impl Driver {
         let sampling = vec![Sampling::GREEDY; tokens.len()];
         let inputs = StepInputs {
             masks: &[],
+            awaited: &[],
             tokens: &tokens,
             sequences: &rows,
             logits_rows: &logits_rows,

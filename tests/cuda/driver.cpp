@@ -7,6 +7,9 @@
 // out, copies stay inside what was allocated, events have passed before they are compared, and
 // what was made is given back. A broken rule ends the process with a message.
 //
+// A profiling library (cupti.cpp) that the process has loaded is told of every kernel that ran, and
+// which node of a graph it was.
+//
 // GEMBA_SHIM names the library of kernels (tests/shim/build); GEMBA_SHIM_F16, where it is set, the
 // one for programs that were compiled for activations in f16.
 
@@ -79,6 +82,7 @@ bool initialized = false, current = false;
 int retained = 0, streaming = 0;
 std::map<u64, size_t> allocated;
 size_t taken = 0;
+std::map<void*, size_t> shelves;
 std::set<std::string*> modules;
 struct Function {
     std::string name;
@@ -89,10 +93,25 @@ std::set<Event*> events;
 u64 launches = 0;
 int card, context, stream;
 
-// What was captured; a graph that can be launched is a copy of it.
-using Graph = std::vector<std::function<void()>>;
+// What was captured, each told which node it is; a graph that can be launched is a copy of it, with
+// nodes of its own.
+using Graph = std::vector<std::function<void(u64)>>;
 std::set<Graph*> graphs;
+std::map<Graph*, u64> first_nodes;
+u64 next_node = 1;
 Graph* capturing = nullptr;
+
+// Tells the profiling library, if the process has loaded one before the first kernel.
+void tell(const char* name, u64 node) {
+    using Ran = void (*)(const char*, u64);
+    static const Ran ran = [] {
+        void* library = dlopen("libcupti.so.13", RTLD_NOW | RTLD_NOLOAD);
+        void* found = library ? dlsym(library, "gemba_kernel_ran") : nullptr;
+        rule(!library || found, "libcupti.so.13 is not tests/cuda/cupti.cpp");
+        return reinterpret_cast<Ran>(found);
+    }();
+    if (ran) ran(name, node);
+}
 
 void ready() { rule(initialized && retained && current && streaming, "no context or no stream"); }
 void idle() {
@@ -174,6 +193,7 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
     retained--;
     rule(retained || (allocated.empty() && modules.empty() && events.empty() && graphs.empty()),
          "a context that is released holds something");
+    rule(retained || shelves.empty(), "a context that is released holds host memory");
     return SUCCESS;
 }
 EXPORT int cuCtxSetCurrent(void* given) {
@@ -222,6 +242,30 @@ EXPORT int cuMemFree_v2(u64 address) {
     kernels().free(reinterpret_cast<void*>(address));
     return SUCCESS;
 }
+// What a library of NVIDIA's asks of the driver by itself (cublaslt.cpp): where memory ends, work in
+// the order of the stream, and whether that is captured.
+EXPORT int cuMemGetAddressRange_v2(u64* start, size_t* bytes, u64 address) {
+    ready();
+    if (!inside(address, 1)) return INVALID_VALUE;
+    const auto found = --allocated.upper_bound(address);
+    *start = found->first;
+    *bytes = found->second;
+    return SUCCESS;
+}
+EXPORT int cuLaunchHostFunc(void* given, void (*function)(void*), void* data) {
+    ready();
+    rule(given == &stream, "no such stream");
+    if (capturing) {
+        capturing->push_back([=](u64) { function(data); });
+    } else {
+        function(data);
+    }
+    return SUCCESS;
+}
+EXPORT int gemba_capturing() {
+    ready();
+    return capturing != nullptr;
+}
 EXPORT int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* given) {
     idle();
     rule(given == &stream && inside(to, bytes), "a copy to memory that was not allocated");
@@ -232,6 +276,17 @@ EXPORT int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* given) {
     idle();
     rule(given == &stream && inside(from, bytes), "a copy from memory that was not allocated");
     memcpy(to, reinterpret_cast<const void*>(from), bytes);
+    return SUCCESS;
+}
+EXPORT int cuMemAllocHost_v2(void** out, size_t bytes) {
+    ready();
+    *out = malloc(bytes);
+    shelves[*out] = bytes;
+    return SUCCESS;
+}
+EXPORT int cuMemFreeHost(void* given) {
+    rule(shelves.erase(given), "host memory that was not allocated is freed");
+    free(given);
     return SUCCESS;
 }
 EXPORT int cuModuleLoadData(void** module, const void* image) {
@@ -269,7 +324,7 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
     for (void** argument = arguments; *argument; argument++) {
         values.push_back(*static_cast<u64*>(*argument));
     }
-    const auto run = [=, &known]() mutable {
+    const auto run = [=, &known](u64 node) mutable {
         const unsigned grid[3] = {x, y, z}, block[3] = {block_x, block_y, block_z};
         const Kernels& library = known.f16 ? kernels_f16() : kernels();
         std::vector<void*> pointers;
@@ -277,12 +332,13 @@ EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
         const char* error =
             library.launch(known.name.c_str(), grid, block, shared, pointers.data(), launches++);
         if (error) broken(error);
+        tell(known.name.c_str(), node);
     };
     if (capturing) {
         capturing->push_back(run);
     } else {
         auto now = run;
-        now();
+        now(0);
     }
     return SUCCESS;
 }
@@ -310,7 +366,13 @@ EXPORT int cuEventRecord(void* event, void* given) {
 EXPORT int cuEventRecordWithFlags(void* event, void* given, unsigned flags) {
     ready();
     rule(capturing && given == &stream && flags == 1, "a record that no graph would tell");
-    capturing->push_back([event] { passed(static_cast<Event*>(event)); });
+    capturing->push_back([event](u64) { passed(static_cast<Event*>(event)); });
+    return SUCCESS;
+}
+EXPORT int cuEventSynchronize(void* event) {
+    idle();
+    rule(events.count(static_cast<Event*>(event)), "no such event");
+    rule(static_cast<Event*>(event)->passed, "an event that nothing will record");
     return SUCCESS;
 }
 EXPORT int cuStreamBeginCapture_v2(void* given, int mode) {
@@ -332,6 +394,8 @@ EXPORT int cuGraphInstantiateWithFlags(void** executable, void* graph, u64 flags
     rule(graphs.count(static_cast<Graph*>(graph)) && flags == 0, "no such graph");
     auto* made = new Graph(*static_cast<Graph*>(graph));
     graphs.insert(made);
+    first_nodes[made] = next_node;
+    next_node += made->size();
     *executable = made;
     return SUCCESS;
 }
@@ -346,7 +410,8 @@ EXPORT int cuGraphExecDestroy(void* executable) { return destroyed(executable); 
 EXPORT int cuGraphLaunch(void* executable, void* given) {
     idle();
     rule(graphs.count(static_cast<Graph*>(executable)) && given == &stream, "no such graph");
-    for (auto& node : *static_cast<Graph*>(executable)) node();
+    u64 node = first_nodes[static_cast<Graph*>(executable)];
+    for (auto& run : *static_cast<Graph*>(executable)) run(node++);
     return SUCCESS;
 }
 EXPORT int cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {

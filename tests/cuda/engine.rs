@@ -19,7 +19,7 @@ use facts::Facts;
 use crate::near::{self, Choice};
 use crate::stepper::{LIMITS, Plain, on_cpu, small, vectors, whole};
 
-fn options() -> Options {
+pub fn options() -> Options {
     let mut options = Options::default();
     options.memory.block_tokens = 16;
     options.memory.kv_blocks = 30;
@@ -30,7 +30,7 @@ fn options() -> Options {
 }
 
 /// Six requests of unlike lengths, the even ones with a common beginning.
-fn orders(vocab: u32) -> Vec<Order<'static>> {
+pub fn orders(vocab: u32) -> Vec<Order<'static>> {
     (0..6u32)
         .map(|id| {
             let shared = if id % 2 == 0 { 21 } else { 0 };
@@ -198,7 +198,12 @@ fn whatever_is_switched_off_the_tokens_are_the_same() {
         let excess =
             |facts: &Facts| facts.launches.iter().map(|launch| launch.excess_bytes.0).sum::<u64>();
         // Contexts of one piece leave nothing to save, nor do weights that are 16 bits already.
-        let idle = [Technique::SplitKv, Technique::FusedDequantize, Technique::Graphs];
+        let idle = [
+            Technique::SplitKv,
+            Technique::FusedDequantize,
+            Technique::Graphs,
+            Technique::AsyncScheduling,
+        ];
         let same = idle.iter().any(|idle| techniques == Techniques::ALL.without(*idle));
         assert_eq!(excess(&facts) > excess(&fused), !same, "{techniques:?}");
         let of = |kernel: Kernel| {

@@ -78,8 +78,9 @@ fn a_lost_device_is_said_at_the_latest_when_the_step_ends() {
 
 #[test]
 fn a_device_that_is_lost_while_a_graph_is_made_or_runs_is_said_too() {
-    // 21 launches are captured, 8 for each of 2 layers and 5 around them, and then replayed as one.
-    for lost_at in 0..22 {
+    // 21 launches are captured, 8 for each of 2 layers and 5 around them, for each of the two steps
+    // that may be in flight, and then replayed as one.
+    for lost_at in 0..43 {
         let tape = Rc::new(Tape::default());
         let mut cuda = load(&tape, 1 << 30).unwrap();
         tape.lost_at.set(Some(lost_at));

@@ -1,11 +1,15 @@
-//! A driver whose device is the host.
+//! A driver whose device is the host. Work is left until somebody waits for it, as late as a device
+//! may come to it: whoever relies on a result too early, or overwrites what is still to be read,
+//! gets it wrong here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Instant;
 
 use gemba::backend::cuda::{
-    Activation, Address, Arguments, Card, Driver, DriverError, Event, Function, Graph, Program,
+    Activation, Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph,
+    Program, Shelf, Tracer,
 };
 use gemba::unit::Nanos;
 
@@ -23,16 +27,31 @@ pub struct Host {
     events: RefCell<Vec<Option<Nanos>>>,
     /// Decides the order of the next launch's blocks and threads.
     seed: Cell<u64>,
+    shelves: RefCell<Vec<Vec<u8>>>,
+    /// What is still to be done.
+    queue: RefCell<VecDeque<Work>>,
     /// What is being written down, and what was.
-    capturing: RefCell<Option<Vec<Noted>>>,
-    graphs: RefCell<Vec<Vec<Noted>>>,
+    capturing: RefCell<Option<Vec<Work>>>,
+    graphs: RefCell<Vec<Vec<Work>>>,
+    /// How many products its library computed; none if it has no library.
+    products: Option<Rc<Cell<usize>>>,
 }
 
-/// What a graph holds.
-#[derive(Clone, Copy)]
-enum Noted {
-    Launch { function: Function, grid: [u32; 3], block: u32, arguments: Arguments },
+/// What is enqueued, and what a graph holds.
+#[derive(Clone)]
+enum Work {
+    Launch {
+        function: Function,
+        grid: [u32; 3],
+        block: u32,
+        arguments: Arguments,
+    },
+    Product(Dense),
     Record(Event),
+    Write(Address, Vec<u8>),
+    /// So many bytes.
+    Send(Shelf, Address, usize),
+    Fetch(Address, Shelf),
 }
 
 impl Host {
@@ -60,20 +79,100 @@ impl Host {
             start: Instant::now(),
             events: RefCell::default(),
             seed: Cell::new(0),
+            shelves: RefCell::default(),
+            queue: RefCell::default(),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
+            products: None,
         }
     }
 
-    /// Writes it down instead of doing it, if launches are written down.
-    fn noted(&self, noted: Noted) -> bool {
-        match &mut *self.capturing.borrow_mut() {
-            Some(graph) => {
-                graph.push(noted);
-                true
+    /// The same with a library of dense products, which counts them.
+    pub fn with_library(self, products: Rc<Cell<usize>>) -> Self {
+        Self { products: Some(products), ..self }
+    }
+
+    /// Numbers of the activations' type.
+    fn acts(&self, from: Address, count: usize) -> Vec<f64> {
+        let mut bytes = vec![0; 2 * count];
+        self.copy_from(from, &mut bytes);
+        let bits = bytes.as_chunks().0.iter().map(|bits| u16::from_le_bytes(*bits));
+        bits.map(|bits| self.shim.act.value(bits)).collect()
+    }
+
+    /// A product as its definition says, in 64 bits.
+    fn product(&self, product: &Dense) {
+        let [rows, outputs, inputs] =
+            [product.rows, product.outputs, product.inputs].map(|size| size as usize);
+        self.copy_to(product.workspace, &vec![0xff; Dense::WORKSPACE as usize]);
+        let x = self.acts(product.x, rows * inputs);
+        let weights = self.acts(product.weights, outputs * inputs);
+        let bias = match product.bias {
+            Address::NULL => vec![0.0; outputs],
+            bias => self.acts(bias, outputs),
+        };
+        assert!(!(product.adds && product.wide), "nothing adds to logits");
+        let before = match product.adds {
+            true => self.acts(product.out, rows * outputs),
+            false => vec![0.0; rows * outputs],
+        };
+        let mut bytes = Vec::new();
+        for (x, before) in x.chunks(inputs).zip(before.chunks(outputs)) {
+            for ((weights, bias), before) in weights.chunks(inputs).zip(&bias).zip(before) {
+                let products = x.iter().zip(weights).map(|(x, weight)| x * weight);
+                let sum = products.sum::<f64>() + bias + before;
+                match product.wide {
+                    true => bytes.extend((sum as f32).to_le_bytes()),
+                    false => bytes.extend(self.shim.act.bits(sum).to_le_bytes()),
+                }
             }
-            None => false,
         }
+        self.copy_to(product.out, &bytes);
+    }
+
+    /// Leaves it for later, or writes it down if launches are written down.
+    fn enqueue(&self, work: Work) {
+        if let Some(graph) = &mut *self.capturing.borrow_mut() {
+            graph.push(work);
+            return;
+        }
+        if let Work::Record(event) = work {
+            // What it told before is gone.
+            self.events.borrow_mut()[event.0 as usize] = None;
+        }
+        self.queue.borrow_mut().push_back(work);
+    }
+
+    fn work(&self, work: Work) -> Result<(), DriverError> {
+        match work {
+            Work::Launch { function, grid, block, arguments } => {
+                let name = &self.functions[function.0 as usize];
+                let arguments = arguments
+                    .values()
+                    .iter()
+                    .fold(shim::Arguments::new(), |arguments, value| arguments.long(*value));
+                let seed = self.seed.get();
+                self.seed.set(seed + 1);
+                let ran = self.shim.try_launch_with(name, grid, block, &arguments, seed);
+                return ran.map_err(|what| failed("launch", what));
+            }
+            Work::Record(event) => {
+                self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
+            }
+            Work::Product(product) => {
+                let count = self.products.as_ref().unwrap();
+                count.set(count.get() + 1);
+                self.product(&product);
+            }
+            Work::Write(to, bytes) => self.copy_to(to, &bytes),
+            Work::Send(shelf, to, count) => {
+                self.copy_to(to, &self.shelves.borrow()[shelf.0 as usize][..count]);
+            }
+            Work::Fetch(from, shelf) => {
+                self.copy_from(from, &mut self.shelves.borrow_mut()[shelf.0 as usize]);
+            }
+        }
+        Ok(())
     }
 
     /// Runs `work` on the `bytes` from `address` on, which must lie in one buffer.
@@ -83,6 +182,20 @@ impl Host {
         let offset = (address.0 - start) as usize;
         assert!(offset + bytes <= buffer.bytes().len(), "{bytes} bytes at {offset}");
         work(address.0 as *mut u8);
+    }
+
+    fn copy_to(&self, to: Address, bytes: &[u8]) {
+        self.at(to, bytes.len(), |to| {
+            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        });
+    }
+
+    fn copy_from(&self, from: Address, bytes: &mut [u8]) {
+        self.at(from, bytes.len(), |from| {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        });
     }
 }
 
@@ -112,23 +225,42 @@ impl Driver for Host {
     }
 
     fn free(&self, address: Address) -> Result<(), DriverError> {
+        self.wait()?;
         self.buffers.borrow_mut().remove(&address.0).unwrap();
         Ok(())
     }
 
     fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DriverError> {
-        self.at(to, bytes.len(), |to| {
-            // SAFETY: the bytes lie in one buffer, and nothing else looks at it now.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        });
+        self.enqueue(Work::Write(to, bytes.to_vec()));
         Ok(())
     }
 
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError> {
-        self.at(from, bytes.len(), |from| {
-            // SAFETY: as above.
-            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
-        });
+        self.wait()?;
+        self.copy_from(from, bytes);
+        Ok(())
+    }
+
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError> {
+        let mut shelves = self.shelves.borrow_mut();
+        shelves.push(vec![0; bytes as usize]);
+        Ok(Shelf(shelves.len() as u64 - 1))
+    }
+
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError> {
+        self.shelves.borrow_mut()[by.0 as usize][..bytes.len()].copy_from_slice(bytes);
+        self.enqueue(Work::Send(by, to, bytes.len()));
+        Ok(())
+    }
+
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
+        assert!(self.capturing.borrow().is_none(), "no graph fetches");
+        self.enqueue(Work::Fetch(from, to));
+        Ok(())
+    }
+
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError> {
+        bytes.copy_from_slice(&self.shelves.borrow()[from.0 as usize]);
         Ok(())
     }
 
@@ -160,19 +292,20 @@ impl Driver for Host {
         block: u32,
         arguments: &Arguments,
     ) -> Result<(), DriverError> {
-        if self.noted(Noted::Launch { function, grid, block, arguments: *arguments }) {
-            return Ok(());
+        self.enqueue(Work::Launch { function, grid, block, arguments: *arguments });
+        Ok(())
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.products.is_some())
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        let there = self.products.is_some();
+        if there {
+            self.enqueue(Work::Product(*product));
         }
-        let name = &self.functions[function.0 as usize];
-        let arguments = arguments
-            .values()
-            .iter()
-            .fold(shim::Arguments::new(), |arguments, value| arguments.long(*value));
-        let seed = self.seed.get();
-        self.seed.set(seed + 1);
-        self.shim
-            .try_launch_with(name, grid, block, &arguments, seed)
-            .map_err(|what| failed("launch", what))
+        Ok(there)
     }
 
     fn event(&self) -> Result<Event, DriverError> {
@@ -181,10 +314,17 @@ impl Driver for Host {
     }
 
     fn record(&self, event: Event) -> Result<(), DriverError> {
-        if self.noted(Noted::Record(event)) {
-            return Ok(());
+        self.enqueue(Work::Record(event));
+        Ok(())
+    }
+
+    fn wait_for(&self, event: Event) -> Result<(), DriverError> {
+        let behind = |work: &Work| matches!(work, Work::Record(other) if *other == event);
+        let last = self.queue.borrow().iter().rposition(behind);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            let next = self.queue.borrow_mut().pop_front();
+            next.map_or(Ok(()), |work| self.work(work))?;
         }
-        self.events.borrow_mut()[event.0 as usize] = Some(self.start.elapsed().into());
         Ok(())
     }
 
@@ -209,21 +349,24 @@ impl Driver for Host {
     }
 
     fn replay(&self, graph: Graph) -> Result<(), DriverError> {
-        let noted = self.graphs.borrow()[graph.0 as usize].clone();
-        noted.into_iter().try_for_each(|noted| match noted {
-            Noted::Launch { function, grid, block, arguments } => {
-                self.launch(function, grid, block, &arguments)
-            }
-            Noted::Record(event) => self.record(event),
-        })
+        self.graphs.borrow()[graph.0 as usize].iter().for_each(|work| self.enqueue(work.clone()));
+        Ok(())
     }
 
     fn forget(&self, graph: Graph) -> Result<(), DriverError> {
+        self.wait()?;
         self.graphs.borrow_mut()[graph.0 as usize].clear();
         Ok(())
     }
 
     fn wait(&self) -> Result<(), DriverError> {
-        Ok(())
+        loop {
+            let Some(work) = self.queue.borrow_mut().pop_front() else { return Ok(()) };
+            self.work(work)?;
+        }
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        Err("the host shim keeps none")
     }
 }

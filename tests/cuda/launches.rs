@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gemba::backend::cuda::{Cuda, Options};
-use gemba::backend::{Backend, Limits, Mask, Op, Sampling, SequenceRows, StepInputs};
+use gemba::backend::modelled::ManualClock;
+use gemba::backend::{AwaitedToken, Backend, Limits, Mask, Op, Sampling, SequenceRows, StepInputs};
 use gemba::cost::{Technique, Techniques};
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision};
+use gemba::unit::Nanos;
 
 use crate::recorded::{Asked, Recorded, Tape};
 use crate::stepper::{LIMITS, Sequence, small, step, tokens};
@@ -50,14 +52,15 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
         matches!(asked, Asked::Allocate(_) | Asked::Free(_) | Asked::Load(_) | Asked::NewEvent)
     };
     assert_eq!(asked.iter().find(refused), None);
-    // One copy there, one wait, and three copies back: tokens, log-probabilities, and the logits
-    // that this test asks for.
+    // One copy there, one back and one wait for it; and the logits that this test asks for.
     let count = |wanted: fn(&Asked) -> bool| asked.iter().filter(|asked| wanted(asked)).count();
-    assert_eq!(count(|asked| matches!(asked, Asked::Write(..))), 1);
-    assert_eq!(count(|asked| matches!(asked, Asked::Wait)), 1);
-    assert_eq!(count(|asked| matches!(asked, Asked::Read(..))), 3);
-    // The beginning, and both ends of each of 13 operations.
-    assert_eq!(count(|asked| matches!(asked, Asked::Record(_))), 27);
+    assert_eq!(count(|asked| matches!(asked, Asked::Send(..))), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::Fetch(..))), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::WaitFor(_))), 1);
+    assert_eq!(count(|asked| matches!(asked, Asked::Wait)), 0);
+    assert_eq!(count(|asked| matches!(asked, Asked::Read(..))), 1);
+    // The beginning, both ends of each of 13 operations, and the copy.
+    assert_eq!(count(|asked| matches!(asked, Asked::Record(_))), 28);
     assert_eq!((said.spans.len(), said.sampled.len()), (13, 71));
     // 71 rows of 96: hidden; 128 + 2·64: queries, keys and values; 160: ffn; 300: vocabulary.
     let expected: [(&str, [u32; 3], u32); 14] = [
@@ -82,10 +85,17 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
 
 /// What was asked between the copy of the inputs and the copies of the results, but for events.
 fn between(asked: &[Asked]) -> Vec<&Asked> {
-    asked
-        .iter()
-        .filter(|asked| !matches!(asked, Asked::Write(..) | Asked::Read(..) | Asked::Record(_)))
-        .collect()
+    let around = |asked: &&Asked| {
+        matches!(
+            asked,
+            Asked::Send(..)
+                | Asked::Read(..)
+                | Asked::Fetch(..)
+                | Asked::Record(_)
+                | Asked::WaitFor(_)
+        )
+    };
+    asked.iter().filter(|asked| !around(asked)).collect()
 }
 
 #[test]
@@ -106,19 +116,29 @@ fn a_decode_step_is_captured_once_and_asked_for_as_a_whole_from_then_on() {
         tape.asked.take()
     };
     let first = decode(&mut one, &mut two);
-    let [Asked::BeginCapture, launches @ .., Asked::EndCapture(graph), replay, Asked::Wait] =
-        &between(&first)[..]
-    else {
-        panic!("{first:?}")
-    };
-    assert!(launches.iter().all(|asked| matches!(asked, Asked::Launch { .. })), "{launches:?}");
-    assert_eq!((launches.len(), *replay), (13, &Asked::Replay(*graph)));
-    // Every event is the graph's but the one that the others are counted from, before it.
-    let begun = first.iter().rposition(|asked| matches!(asked, Asked::Record(_))).unwrap();
-    assert_eq!(first[begun + 1], Asked::Replay(*graph));
+    // One for each of the two steps that may be in flight, whose events differ.
+    let asked = between(&first);
+    let [captured @ .., replay] = &asked[..] else { panic!("{first:?}") };
+    let graphs: Vec<_> = captured
+        .chunks(15)
+        .map(|captured| {
+            let [Asked::BeginCapture, launches @ .., Asked::EndCapture(graph)] = captured else {
+                panic!("{captured:?}")
+            };
+            let launch = |asked: &&Asked| matches!(asked, Asked::Launch { .. });
+            assert_eq!((launches.len(), launches.iter().all(launch)), (13, true));
+            *graph
+        })
+        .collect();
+    let [graph, other] = graphs[..] else { panic!("{graphs:?}") };
+    assert_eq!(*replay, &Asked::Replay(graph));
+    // Every event is the graph's but two: the one that the others are counted from, before it, and
+    // the one behind the copy of what was chosen.
+    let begun = first.iter().position(|asked| *asked == Asked::Replay(graph)).unwrap() - 1;
+    assert!(matches!(first[begun], Asked::Record(_)));
     let again = decode(&mut one, &mut two);
-    assert_eq!(between(&again), [&Asked::Replay(*graph), &Asked::Wait]);
-    assert_eq!(again.iter().filter(|asked| matches!(asked, Asked::Record(_))).count(), 1);
+    assert_eq!(between(&again), [&Asked::Replay(other)]);
+    assert_eq!(again.iter().filter(|asked| matches!(asked, Asked::Record(_))).count(), 2);
 
     // A context of a second piece is another form, and so is another number of rows.
     one.done = 300;
@@ -127,7 +147,96 @@ fn a_decode_step_is_captured_once_and_asked_for_as_a_whole_from_then_on() {
         |asked: &Asked| matches!(asked, Asked::Launch { kernel, .. } if kernel == "attn_combine");
     assert!(longer.iter().any(combined) && !first.iter().any(combined));
     one.done = 40;
-    assert_eq!(between(&decode(&mut one, &mut two)), [&Asked::Replay(*graph), &Asked::Wait]);
+    assert_eq!(between(&decode(&mut one, &mut two)), [&Asked::Replay(other)]);
+}
+
+#[test]
+fn a_step_is_handed_over_while_another_one_runs_and_its_tokens_stay_on_the_device() {
+    let model = small(|shape| shape.layers = 1);
+    let (mut cuda, tape) = load(&model, Precision::Q8_0, LIMITS);
+    let first = AwaitedToken { row: 0, chosen: 0 };
+    let mut begin = |context, awaited: &[AwaitedToken]| {
+        let begun = cuda.begin_step(&StepInputs {
+            tokens: &[5],
+            sequences: &[SequenceRows { rows: 0..1, context, blocks: &[0] }],
+            logits_rows: &[0],
+            sampling: &[Sampling::GREEDY],
+            awaited,
+            masks: &[],
+        });
+        begun.map_err(|error| error.to_string())?;
+        [Op::Embed, Op::Sample].into_iter().for_each(|op| cuda.launch(op).unwrap());
+        cuda.submit().unwrap();
+        Ok::<_, String>(tape.asked.take())
+    };
+    let nobody = begin(3, &[first]).unwrap_err();
+    assert!(nobody.ends_with("choice 0 of a step in flight that has 0"), "{nobody}");
+    assert!(!begin(3, &[]).unwrap().iter().any(|asked| matches!(asked, Asked::WaitFor(_))));
+    for (awaited, expected) in [
+        (AwaitedToken { chosen: 1, ..first }, "choice 1 of a step in flight that has 1"),
+        (AwaitedToken { row: 1, ..first }, "awaited tokens: not of ascending rows of the step"),
+    ] {
+        let said = begin(4, &[awaited]).unwrap_err();
+        assert!(said.ends_with(expected), "{said}");
+    }
+    let behind = begin(4, &[first]).unwrap();
+    let place = |wanted: &dyn Fn(&Asked) -> bool| behind.iter().position(wanted).unwrap();
+    let taken =
+        place(&|asked| matches!(asked, Asked::Launch { kernel, .. } if kernel == "take_chosen"));
+    let replayed = place(&|asked| matches!(asked, Asked::Replay(_)));
+    assert!(taken < replayed && !behind.iter().any(|asked| matches!(asked, Asked::WaitFor(_))));
+    let third = begin(5, &[]).unwrap_err();
+    assert!(third.ends_with("a step behind 2 that have not ended"), "{third}");
+    for ends in [true, true, false] {
+        let ended = cuda.end_step(&mut Vec::new(), &mut Vec::new());
+        assert_eq!(ended.is_ok(), ends, "{ended:?}");
+    }
+}
+
+#[test]
+fn times_of_a_step_behind_another_are_counted_from_it() {
+    let model = small(|shape| shape.layers = 1);
+    // An event takes the device 10 ns: a step's beginning, both ends of its operations, a copy. The
+    // kernels take 21, and 22 and 24.
+    for (handed, expected) in [
+        (5, [[1010, 1041], [1051, 1107], [1137, 1168], [1178, 1234]]),
+        // It was handed over later than the device's clock says that it began.
+        (500, [[1010, 1041], [1051, 1107], [1510, 1541], [1551, 1607]]),
+    ] {
+        let (tape, clock) = (Rc::new(Tape::default()), ManualClock::start());
+        let options = Options {
+            precision: Precision::Q8_0.into(),
+            kv_precision: Precision::F16.into(),
+            limits: LIMITS,
+            techniques: Techniques::ALL.without(Technique::Graphs),
+        };
+        let driver = Box::new(Recorded::new(tape, 1 << 30));
+        let mut cuda = Cuda::load(driver, &model, options, Arc::new(clock.clone())).unwrap();
+        let begin = |cuda: &mut Cuda, context| {
+            let inputs = StepInputs {
+                tokens: &[5],
+                sequences: &[SequenceRows { rows: 0..1, context, blocks: &[0] }],
+                logits_rows: &[0],
+                sampling: &[Sampling::GREEDY],
+                awaited: &[],
+                masks: &[],
+            };
+            cuda.begin_step(&inputs).unwrap();
+            [Op::Embed, Op::Sample].into_iter().for_each(|op| cuda.launch(op).unwrap());
+            cuda.submit().unwrap();
+        };
+        clock.advance(Nanos(1000));
+        begin(&mut cuda, 3);
+        clock.advance(Nanos(handed));
+        begin(&mut cuda, 4);
+        clock.advance(Nanos(10_000));
+        let mut spans = Vec::new();
+        for _ in 0..2 {
+            cuda.end_step(&mut spans, &mut Vec::new()).unwrap();
+        }
+        let found: Vec<_> = spans.iter().map(|span| [span.start.0, span.end.0]).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]
@@ -158,6 +267,7 @@ fn what_is_no_whole_decode_step_that_chooses_freely_runs_launch_by_launch() {
         sequences: &[SequenceRows { rows: 0..1, context: 4, blocks: &[0] }],
         logits_rows: &[0],
         sampling: &[Sampling::GREEDY],
+        awaited: &[],
         masks: &[Mask { row: 0, allowed: &allowed }],
     };
     let mut run = |inputs: &StepInputs<'_>, ops: &[Op]| {
@@ -291,8 +401,9 @@ fn contexts_of_several_pieces_are_combined() {
     let of = |name: &str| -> Vec<[u32; 3]> {
         launched.iter().filter(|(found, ..)| found == name).map(|(_, grid, _)| *grid).collect()
     };
-    assert_eq!(of("attn_decode_d64_f16"), [[3, 1, 2]]);
-    assert_eq!(of("attn_combine"), [[1, 2, 1]]);
+    // Captured for each of the two steps that may be in flight.
+    assert_eq!(of("attn_decode_d64_f16"), [[3, 1, 2]; 2]);
+    assert_eq!(of("attn_combine"), [[1, 2, 1]; 2]);
     assert_eq!(of("attn_prefill_d64_f16").len(), 0);
 }
 

@@ -4,16 +4,20 @@
 //! on memory that starts as no number between guarded pages: steps and whole engines give the CPU
 //! backend's logits and tokens. `recorded` only writes down what a driver is asked: what is
 //! launched, what is allocated, and what becomes of a driver that fails. `binary` runs the binary
-//! itself on libraries that stand where NVIDIA's would (`driver.cpp`).
+//! itself on libraries that stand where NVIDIA's would (`driver.cpp`, `cublaslt.cpp`, `cupti.cpp`,
+//! `nvml.cpp`).
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod binary;
+mod cublaslt;
+mod dense;
 mod encodings;
 mod engine;
 mod failures;
 mod host;
 mod launches;
+mod meters;
 mod near;
 #[path = "../kernels/numbers.rs"]
 #[expect(dead_code, reason = "shared with the tests of kernels")]
@@ -24,3 +28,5 @@ mod recorded;
 mod shim;
 mod stepper;
 mod steps;
+mod times;
+mod traced;

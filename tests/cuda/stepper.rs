@@ -156,6 +156,7 @@ pub fn step(
     let sampling = vec![sampling; tokens.len()];
     backend.begin_step(&StepInputs {
         masks: &[],
+        awaited: &[],
         tokens: &tokens,
         sequences: &rows,
         logits_rows: &logits_rows,

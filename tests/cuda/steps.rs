@@ -183,6 +183,7 @@ fn long_contexts_are_cut_into_pieces() {
             logits_rows: &[],
             sampling: &[],
             masks: &[],
+            awaited: &[],
         };
         backend.begin_step(&inputs).unwrap();
         let formulas = gemba::cost::Formulas::new(backend.shape(), *backend.storage());
@@ -242,6 +243,7 @@ fn a_mask_keeps_the_choice_inside() {
         sequences: &[rows],
         logits_rows: &[0, 1, 2],
         sampling: &[Sampling::GREEDY; 3],
+        awaited: &[],
         masks: &[Mask { row: 1, allowed: &allowed }],
     };
     cuda.begin_step(&inputs).unwrap();

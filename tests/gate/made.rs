@@ -104,6 +104,7 @@ impl Made {
             block_tokens: 4,
             piece_tokens: None,
             quantized_rows: false,
+            swiglu_rows: None,
             techniques: Techniques::ALL,
         };
         let timing = Timing {

@@ -42,6 +42,14 @@ def technique(name: str, rate: float) -> dict:
             "performance": 0.2, "within_slo": 1, "requests": 2, "largest": [["host", 0.5]]}
 
 
+def speed(precision: str, batch: int, inflation: dict) -> dict:
+    rates = {"median": 2.0, "least": 1.0, "most": 3.0}
+    return {"precision": precision, "batch": batch, "prefill_tokens_per_s": 9.0,
+            "decode_tokens_per_s": 2.0, "weight_bytes_per_s": 1e9, "read_share": 0.5,
+            "decode": rates, "prefill": rates, "timed_by": "records", "inflation": inflation,
+            "decode_shares": {"qkv": 0.5, "down": 0.25, "sample": 0.05}}
+
+
 def peer(stack: str, batch: int, rate: float) -> dict:
     return {"stack": stack, "batch": batch, "decode": {"median": rate},
             "prefill": {"median": 2 * rate}}
@@ -73,7 +81,8 @@ class Goals(unittest.TestCase):
                 kernel("attention_decode", 100, bytes=10), kernel("attention_decode", 160),
                 kernel("qkv", 100, phase="prefill", rows=64, context=0, ops=2500),
                 kernel("qkv", 1, phase="prefill", rows=16, context=0)]
-        one = found(part("kernels", rows, ceilings={"bf16": {"ceilings": CEILINGS}}))
+        ceilings = {"bf16": {"timed_by": "records", "ceilings": CEILINGS}}
+        one = found(part("kernels", rows, ceilings=ceilings))
         goals = reached(one)
         # 800 bytes in 100 ns are 8 GB/s of 10; in 160 ns 5. 2500 operations in 100 ns are 25 of 40.
         self.assertEqual(goals["matrix–vector, bf16, of copying"][1:], ["80.0 %", "NO"])
@@ -125,27 +134,61 @@ class Pages(unittest.TestCase):
                      "| racecheck | NOT FOUND | no summary | 0 | 0 | 0 |"]:
             self.assertIn(line, page)
 
+    def test_what_timing_costs_stands_beside_the_rates(self):
+        inflation = {"decode": {"pairs": 24, "median": 1.0625, "quartiles": [1.05, 1.075]}}
+        page = evidence.page(found(part("speed", [speed("bf16", 1, inflation)])))
+        self.assertIn("| bf16 | 1 | decode | records | 1.062 | 1.050 … 1.075 | 24 |", page)
+        self.assertIn("| bf16 | 1 | qkv 50.0 %, down 25.0 %, sample 5.0 % | 20.0 % |", page)
+        page = evidence.page(found(part("speed", [speed("bf16", 1, {})])))
+        self.assertNotIn("timed by", page)
+
+    def test_what_told_the_times_of_kernels_is_said(self):
+        for way, said in evidence.TOLD.items():
+            ceilings = {"bf16": {"timed_by": way, "ceilings": CEILINGS}}
+            page = evidence.page(found(part("kernels", [kernel("qkv", 100)], ceilings=ceilings)))
+            self.assertIn(f"by its median time. {said}\n", page)
+
     def test_the_best_of_each_ceiling_counts(self):
         slower = CEILINGS | {"read_bytes_per_s": 1, "launch_floor_ns": 1, "ops_per_s": {"f32": 7}}
-        one = found(part("kernels", [], ceilings={"a": {"ceilings": CEILINGS},
-                                                  "b": {"ceilings": slower}}))
+        one = found(part("kernels", [], ceilings={
+            "a": {"timed_by": "events", "ceilings": CEILINGS},
+            "b": {"timed_by": "records", "ceilings": slower}}))
         expected = CEILINGS | {"launch_floor_ns": 1,
                                "ops_per_s": CEILINGS["ops_per_s"] | {"f32": 7}}
         self.assertEqual(evidence.ceilings(one), expected)
 
     def test_energy_says_why_it_is_not_valid(self):
-        samples = [(at * 10**8, at * 10**7, 100_000) for at in range(101)]
-        whole = engine.integrated(samples)
-        self.assertTrue(whole["valid"])
+        span = {"least": 1, "most": 2}
+        meter = {"start_ns": 10**9, "end_ns": 11 * 10**9, "energy_uj": 10**9,
+                 "integrated_uj": 10**9, "clock_mhz": span, "memory_clock_mhz": span,
+                 "temperature_c": span, "memory_used_bytes": None,
+                 "validity": {"valid": True, "reasons": []}}
+        counters = {"why": None, "activity": {"memory_bytes": 3 * 10**9}}
+        whole = engine.metered({"meters": [meter], "counters": [counters]})
         self.assertAlmostEqual(whole["ratio"], 1.0)
-        short = engine.integrated(samples[:11])
-        self.assertFalse(short["valid"])
-        self.assertEqual(len(short["reasons"]), 2)
-        none = engine.integrated([(at, energy, 0) for at, energy, _ in samples])
-        self.assertIsNone(none["ratio"])
-        page = evidence.page(found(part("energy", [whole, short])))
+        whole |= {"counted_by_budget": 1.5}
+        doubted = meter | {"integrated_uj": None,
+                           "validity": {"valid": False, "reasons": ["too short"]}}
+        short = engine.metered({"meters": [doubted], "counters": []})
+        self.assertEqual((short["ratio"], short["activity"]), (None, None))
+        page = evidence.page(found(part("energy", [whole, short | {"counted_by_budget": None}])))
         self.assertIn("rose by 1000.0 J; power integrates to 1000.0 J: 1.000 of it.\n", page)
-        self.assertIn("Not valid: a window of 1.0 s", page)
+        self.assertIn("saw 3.0 GB go to and from its memory: 1.500 of the launches' budgets", page)
+        self.assertIn("it told no power. Not valid: too short.", page)
+
+    def test_counted_bytes_stand_beside_speeds(self):
+        rates = {"least": 1.0, "most": 2.0}
+        row = {"precision": "bf16", "batch": 1, "prefill_tokens_per_s": 1.0,
+               "decode_tokens_per_s": 1.0, "decode": rates, "weight_bytes_per_s": 1e9,
+               "read_share": 0.5}
+        told = row | {"counters": {"ratio": 1.25, "doubt": None}, "no_counters": None}
+        doubted = row | {"counters": {"ratio": 9.0, "doubt": "too low"}, "no_counters": None}
+        none = row | {"counters": None, "no_counters": "refused"}
+        page = evidence.page(found(part("speed", [told, doubted, none])))
+        self.assertIn("| 50.0 % | 1.250 |", page)
+        self.assertNotIn("9.000", page)
+        for line in ("Counters: too low.", "Counters: refused.", "Counted by budget: bytes"):
+            self.assertIn(line, page)
 
 
 class Inputs(unittest.TestCase):

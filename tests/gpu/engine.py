@@ -7,7 +7,7 @@ import pathlib
 from machine import Done, Lacking, Machine, say
 
 TECHNIQUES = ["fused_residual", "fused_swiglu", "fused_rope", "fused_attention", "split_kv",
-              "fused_dequantize", "fused_sampling", "graphs"]
+              "fused_dequantize", "fused_sampling", "graphs", "async_scheduling"]
 
 
 def words(name: str, default: str) -> list[str]:
@@ -202,39 +202,43 @@ def recording(machine: Machine, _chosen: list[str]) -> dict:
     return {"rows": [observer] if observer else [], "lacks": lacks}
 
 
-def integrated(samples: list[tuple[int, int, int]]) -> dict:
-    """Counter against power, of (nanoseconds, microjoules, milliwatts) in order: joules each way
-    over the same window, and whether they can be held together at all."""
-    joules = 0.0
-    for (start, _, before), (end, _, after) in zip(samples, samples[1:]):
-        joules += (before + after) / 2e3 * (end - start) / 1e9
-    counted = (samples[-1][1] - samples[0][1]) / 1e6
-    seconds = (samples[-1][0] - samples[0][0]) / 1e9
-    moves = sum(a[1] != b[1] for a, b in zip(samples, samples[1:]))
-    reasons = []
-    if seconds < 5:
-        reasons.append(f"a window of {seconds:.1f} s: the counter moves ten times a second")
-    if moves < 20:
-        reasons.append(f"the counter moved {moves} times")
-    if not joules:
-        reasons.append("no power was read")
+def metered(header: dict) -> dict:
+    """What the meter and the counters of a run's first device told, and whether that holds."""
+    meter = header["meters"][0]
+    counters = (header["counters"] or [{}])[0]
+    counted, integrated = meter["energy_uj"] / 1e6, meter["integrated_uj"]
+    joules = None if integrated is None else integrated / 1e6
     return {
-        "seconds": seconds, "counter_j": counted, "integrated_j": joules,
-        "ratio": counted / joules if joules else None, "valid": not reasons, "reasons": reasons,
+        "seconds": (meter["end_ns"] - meter["start_ns"]) / 1e9,
+        "counter_j": counted, "integrated_j": joules,
+        "ratio": counted / joules if joules else None,
+        **meter["validity"],
+        **{key: meter[key] for key in ("clock_mhz", "memory_clock_mhz", "temperature_c",
+                                       "memory_used_bytes")},
+        "activity": counters.get("activity"), "no_counters": counters.get("why"),
     }
 
 
+def moved(machine: Machine, folder: pathlib.Path):
+    """Bytes that the launches of a run had to move, by its ledger."""
+    ledger = json.loads(machine.gemba("ledger", str(folder), "--json", most=60).out)
+    amounts = [row["amount"] for row in ledger["causes"] if row["commodity"] == "bytes"]
+    return sum(amounts) if amounts else None
+
+
 def energy(machine: Machine, _chosen: list[str]) -> dict:
-    """The energy counter against the power that was read beside it, over one run."""
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise Lacking("pyarrow: a run's table of power cannot be read") from error
+    """The energy counter against the power that was read beside it, and the card's counters
+    against the budgets of launches, over one run."""
     folder, done = run(machine, "energy", "--observer-pairs", "0")
     if not folder:
         raise Lacking(f"energy: {done.why()}")
-    table = parquet.read_table(folder / "power.parquet").to_pydict()
-    samples = list(zip(table["t_ns"], table["energy_uj"], table["power_mw"]))
-    if len(samples) < 2:
+    header = json.loads((folder / "run.json").read_text())
+    if not header["meters"]:
         raise Lacking("energy: no meter of this device was read")
-    return {"rows": [integrated(samples)], "lacks": []}
+    row = metered(header)
+    budget, activity = moved(machine, folder), row["activity"] or {}
+    counted = activity.get("memory_bytes")
+    row["budget_bytes"] = budget
+    row["counted_by_budget"] = counted / budget if counted is not None and budget else None
+    lacks = [f"counters: {row['no_counters']}"] if row["no_counters"] else []
+    return {"rows": [row], "lacks": lacks}

@@ -11,6 +11,13 @@ import sys
 PARTS = ["proofs", "sanitizer", "techniques", "speed", "kernels", "peers", "recording", "energy"]
 # What must be the same in all that stands on one page.
 SAME = ["commit", "device", "model"]
+# What the times of kernels are, by what told them.
+TOLD = {
+    "host_clock": "Times are of the host's clock.",
+    "events": "Times are between events around single launches: what takes a few microseconds is "
+              "mostly launch.",
+    "records": "Times are of CUPTI's records, from a kernel's beginning to its end.",
+}
 PRODUCTS = ["qkv", "output", "gate_up", "down", "head"]
 FOUR_BITS = ["i4", "q4_0", "nf4"]
 
@@ -156,9 +163,52 @@ def of_speed(evidence: dict) -> list[str]:
     body = [[row["precision"], row["batch"], figure(row["prefill_tokens_per_s"], 0),
              figure(row["decode_tokens_per_s"]), figure(row["decode"]["least"]),
              figure(row["decode"]["most"]), figure(row["weight_bytes_per_s"] / 1e9, 0),
-             percent(row["read_share"])] for row in rows(evidence, "speed")]
-    return table(["weights", "batch", "prefill, tokens/s", "decode, tokens/s", "least", "most",
-                  "weights read, GB/s", "of plain reading"], body)
+             percent(row["read_share"]), figure(by_counter(row), 3)]
+            for row in rows(evidence, "speed")]
+    lines = ["Rates are of steps that nothing times.", ""]
+    lines += table(["weights", "batch", "prefill, tokens/s", "decode, tokens/s", "least", "most",
+                    "weights read, GB/s", "of plain reading", "counted by budget"], body)
+    lines += of_counters(rows(evidence, "speed"))
+    return lines + of_inflation(rows(evidence, "speed"))
+
+
+def of_counters(found: list[dict]) -> list[str]:
+    """What the card's own counters say, and what speaks against them."""
+    told = [row["counters"] for row in found if row.get("counters")]
+    lines = []
+    if told:
+        lines += ["Counted by budget: bytes that the card's own counters saw go to and from its "
+                  "memory in decode steps, by those of the launches' budgets. What stays in the "
+                  "second-level cache is in the budgets alone; what is read twice, and what a "
+                  "launch keeps for itself, in the counters alone.", ""]
+    doubts = {one["doubt"] for one in told if one["doubt"]}
+    doubts |= {row["no_counters"] for row in found if row.get("no_counters")}
+    return lines + [f"Counters: {doubt}." for doubt in sorted(doubts)]
+
+
+def by_counter(row: dict):
+    """Counted bytes by budget, where there were counters and nothing speaks against them."""
+    counters = row.get("counters")
+    return None if not counters or counters["doubt"] else counters["ratio"]
+
+
+def of_inflation(found: list[dict]) -> list[str]:
+    """What timing each operation does to a step, and what the timed steps say of its kernels."""
+    body = []
+    for row in found:
+        for phase, ratio in row["inflation"].items():
+            low, high = ratio["quartiles"]
+            body.append([row["precision"], row["batch"], phase, row["timed_by"],
+                         figure(ratio["median"], 3), f"{low:.3f} … {high:.3f}", ratio["pairs"]])
+    lines = ["The time of timed steps by that of the same steps untimed, pair by pair:", "",
+             *table(["weights", "batch", "steps", "timed by", "median", "quartiles", "pairs"],
+                    body)] if body else []
+    shares = [[row["precision"], row["batch"],
+               ", ".join(f"{kernel} {percent(share)}" for kernel, share in
+                         sorted(row["decode_shares"].items(), key=lambda entry: -entry[1])[:5]),
+               percent(1 - sum(row["decode_shares"].values()))] for row in found]
+    return lines + ["Of the time of timed decode steps:", "",
+                    *table(["weights", "batch", "largest kernels", "between kernels"], shares)]
 
 
 def grid(found: list[dict], across: str) -> list[str]:
@@ -184,8 +234,10 @@ def of_kernels(evidence: dict) -> list[str]:
                   f"{best['copy_bytes_per_s'] / 1e9:.0f} GB/s, near memory "
                   f"{best['cache_bytes_per_s'] / 1e9:.0f} GB/s, a launch "
                   f"{best['launch_floor_ns'] / 1e3:.1f} µs; Tops/s: {rates}.", ""]
-    lines += ["The floor of each kernel by its median time. Times are between events around "
-              "single launches: what takes a few microseconds is mostly launch.", ""]
+    told = {entry["timed_by"] for part in evidence["parts"]
+            for entry in part.get("ceilings", {}).values()}
+    lines += [" ".join(["The floor of each kernel by its median time.",
+                        *(TOLD[way] for way in sorted(told))]), ""]
     for precision in dict.fromkeys(row["precision"] for row in found):
         of = [row for row in found if row["precision"] == precision]
         decode = [row for row in of if row["phase"] == "decode"]
@@ -233,9 +285,14 @@ def of_energy(evidence: dict) -> list[str]:
     lines = []
     for row in rows(evidence, "energy"):
         held = ("" if row["valid"] else " Not valid: " + "; ".join(row["reasons"]) + ".")
-        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        power = ("it told no power" if row["ratio"] is None else
+                 f"power integrates to {row['integrated_j']:.1f} J: {row['ratio']:.3f} of it")
         lines.append(f"Over {row['seconds']:.1f} s the counter rose by {row['counter_j']:.1f} J; "
-                     f"power integrates to {row['integrated_j']:.1f} J: {ratio} of it.{held}")
+                     f"{power}.{held}")
+        if row["counted_by_budget"] is not None:
+            lines.append(f"While requests were played, the card's counters saw "
+                         f"{row['activity']['memory_bytes'] / 1e9:.1f} GB go to and from its "
+                         f"memory: {row['counted_by_budget']:.3f} of the launches' budgets.")
     return lines
 
 

@@ -198,6 +198,21 @@ fn logits(random: &mut Random, length: usize) -> Vec<f32> {
     (0..length).map(|_| (random.number() * 3.0 + random.number() * 2.0) as f32).collect()
 }
 
+/// The tokens of some rows are what others were chosen, the rest stay.
+fn take_chosen(shim: &Shim) {
+    let tokens = shim.buffer(&(0..700).collect::<Vec<i32>>());
+    let chosen = shim.buffer(&(0..300).map(|i| 1000 + i).collect::<Vec<i32>>());
+    let rows = shim.buffer(&(0..300).map(|i| 2 * i + 1).collect::<Vec<i32>>());
+    let choices = shim.buffer(&(0..300).map(|i| 299 - i).collect::<Vec<i32>>());
+    let arguments = Arguments::new().buffers([&tokens, &chosen, &rows, &choices]).int(300);
+    shim.run("take_chosen", [2, 1, 1], &arguments);
+    let expected = (0..700).map(|at| match at % 2 {
+        1 if at < 600 => 1000 + 299 - at / 2,
+        _ => at,
+    });
+    assert_eq!(tokens.read::<i32>(), expected.collect::<Vec<i32>>());
+}
+
 #[test]
 fn rows_of_every_kind() {
     let shim = shim(Act::Bf16);
@@ -224,6 +239,7 @@ fn rows_of_every_kind() {
         let sampled = prove(shim, &logits(&mut random, vocab * asked.len()), &asked);
         assert!(sampled[5].token.is_multiple_of(3) && sampled[6].token.is_multiple_of(3));
     }
+    take_chosen(shim);
     shim.all_ran("sample.cu", |_| true);
     shim.all_ran("sample_naive.cu", |_| true);
 }

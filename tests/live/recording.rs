@@ -3,8 +3,8 @@
 
 use gemba::event::{
     Arrival, Calibration, Ceilings, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId,
-    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, RequestId, Row, StateChange, Step,
-    StepId,
+    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, Power, Provenance, RequestId, Row,
+    StateChange, Step, StepId, Throttle,
 };
 use gemba::trace::{DeviceHeader, Header, Observer, Status, Window};
 use gemba::unit::{Bytes, Nanos, Ops};
@@ -65,15 +65,28 @@ struct LaunchDraft {
     driver: Driver,
 }
 
+/// A clock, and what holds it down.
+type ReadingDraft = (u32, Throttle);
+
 #[derive(Clone, Debug)]
 enum Event {
     State(u64, DeviceState),
-    Step { host: u64, queued: u32, rows: Vec<RowDraft>, launches: Vec<LaunchDraft>, rest: u64 },
+    Step {
+        host: u64,
+        queued: u32,
+        rows: Vec<RowDraft>,
+        launches: Vec<LaunchDraft>,
+        rest: u64,
+        /// Somewhere in the step.
+        reading: Option<(u64, ReadingDraft)>,
+    },
+    Reading(u64, ReadingDraft),
     Finish(u64, Outcome),
     Memory(u32, MemoryChange, u64),
 }
 
 fn event() -> impl Strategy<Value = Event> {
+    let reading = || (select(&[0, 600, 1_000, 1_500, 1_501][..]), select(Throttle::ALL));
     let row = (
         prop::option::of(0..REQUESTS),
         select(&Phase::ALL[..]),
@@ -98,17 +111,20 @@ fn event() -> impl Strategy<Value = Event> {
         prop::collection::vec(row, 0..5),
         prop::collection::vec(launch, 0..6),
         0..40u64,
+        prop::option::of((0..500u64, reading())),
     )
-        .prop_map(|(host, queued, rows, launches, rest)| Event::Step {
+        .prop_map(|(host, queued, rows, launches, rest, reading)| Event::Step {
             host,
             queued,
             rows,
             launches,
             rest,
+            reading,
         });
     prop_oneof![
         2 => (0..60u64, select(&DeviceState::ALL[..])).prop_map(|(rest, s)| Event::State(rest, s)),
         4 => step,
+        2 => (0..60u64, reading()).prop_map(|(rest, r)| Event::Reading(rest, r)),
         2 => (0..REQUESTS, select(&Outcome::ALL[..])).prop_map(|(r, o)| Event::Finish(r, o)),
         1 => (0..BLOCKS, select(MemoryChange::ALL), 0..64u64)
             .prop_map(|(block, change, bytes)| Event::Memory(block, change, bytes)),
@@ -188,8 +204,20 @@ impl Recorder {
                     outcome,
                 }));
             }
-            Event::Step { host, queued, rows, launches, rest } => {
+            Event::Reading(rest, reading) => {
+                self.now += rest + 1;
+                self.facts.push(power(self.now, reading));
+                self.now += 1;
+            }
+            Event::Step { host, queued, rows, launches, rest, reading } => {
+                let (begin, place) = (self.now, self.facts.len());
                 self.step(host, queued, &rows, &launches, rest);
+                // A meter says so while the step goes on; the step is said at its end.
+                if let Some((after, reading)) = reading
+                    && let Some(within) = after.checked_rem(self.now - begin)
+                {
+                    self.facts.insert(place, power(begin + within, reading));
+                }
             }
         }
     }
@@ -268,6 +296,11 @@ impl Recorder {
             }));
         }
     }
+}
+
+fn power(at: u64, (clock_mhz, throttle): ReadingDraft) -> Fact {
+    let (at, energy_uj, basis) = (Nanos(at), at, Provenance::Measured);
+    Fact::Power(Power { device: 0, at, energy_uj, power_mw: 7, clock_mhz, throttle, basis })
 }
 
 fn memory(at: u64, class: MemoryClass, block: u32, change: MemoryChange, bytes: u64) -> Fact {

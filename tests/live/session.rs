@@ -53,6 +53,7 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
         block_tokens: engine.memory.block_tokens,
         piece_tokens: None,
         quantized_rows: false,
+        swiglu_rows: None,
         techniques: Techniques::ALL,
     };
     let timing = Timing {

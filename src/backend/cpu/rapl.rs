@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::backend::{Meter, Reading};
 use crate::event::Throttle;
@@ -75,8 +76,19 @@ impl Meter for Rapl {
             };
             domain.last = now;
         }
-        let energy_uj = self.counted;
-        Ok(Reading { energy_uj, power_mw: None, clock_mhz: 0, throttle: Throttle::None })
+        Ok(Reading {
+            energy_uj: self.counted,
+            power_mw: None,
+            clock_mhz: 0,
+            throttle: Throttle::None,
+            temperature_c: None,
+            memory_clock_mhz: None,
+            memory_used: None,
+        })
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_millis(1)
     }
 }
 

@@ -58,7 +58,7 @@ impl Step {
         inputs: &StepInputs<'_>,
         geometry: &Geometry,
     ) -> Result<(), DeviceError> {
-        self.decodes = self.bounds.check(inputs)?;
+        self.decodes = self.bounds.check(inputs, 0)?;
         self.tokens.clear();
         self.tokens.extend_from_slice(inputs.tokens);
         self.logits_rows.clear();

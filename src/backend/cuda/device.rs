@@ -4,19 +4,23 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs};
+use crate::backend::{
+    Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+};
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
-use crate::unit::{Bytes, Nanos};
+use crate::unit::Bytes;
 
-use super::driver::{Address, Driver, DriverError, Event};
+use super::driver::{Address, Card, Dense, Driver};
+use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
-use super::launches::Kernels;
+use super::launches::{Kernels, TILE_ROWS};
 use super::plan::Plan;
 use super::rooms::{Room, Rooms};
 use super::step::Step;
+use super::timing::Timing;
 use super::weights::{Upload, Weights, allocate};
 
 /// How a model is put on a card.
@@ -40,22 +44,19 @@ pub struct Cuda {
     pub(super) plan: Plan,
     storage: Storage,
     pub(super) description: Description,
-    clock: Arc<dyn Clock + Send>,
+    pub(super) clock: Arc<dyn Clock + Send>,
     pub(super) weights: Weights,
     /// Keys and values of each layer, and their scales where they have any.
     pub(super) cache: Vec<[Address; 4]>,
     pub(super) rooms: Rooms,
     pub(super) step: Step,
-    /// The first launch of a step, and the beginning and end of each.
-    begun: Event,
-    pub(super) events: Vec<[Event; 2]>,
-    /// The operations of the step so far.
+    /// The operations of the step that is being handed over, so far.
     pub(super) ops: Vec<Op>,
+    /// Whether there is one.
+    open: bool,
     pub(super) graphs: Graphs,
-    /// The host's time just before the first launch.
-    anchor: Nanos,
-    /// What is read back of a step's tokens.
-    chosen: Vec<u8>,
+    pub(super) flights: Flights,
+    pub(super) timing: Timing,
     logits: OnceCell<Vec<f32>>,
     // Last, so that it is dropped after everything that it allocated.
     pub(super) driver: Box<dyn Driver>,
@@ -68,6 +69,12 @@ const UNFUSED_LAYER_OPS: usize = 26;
 const UNFUSED_OTHER_OPS: usize = 8;
 
 impl Cuda {
+    /// The card it is on.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        self.driver.card()
+    }
+
     /// Puts `model` on the card of `driver` and makes room for steps and the KV pool.
     ///
     /// # Errors
@@ -81,9 +88,11 @@ impl Cuda {
         clock: Arc<dyn Clock + Send>,
     ) -> Result<Self, DeviceError> {
         let shape = model.shape().clone();
-        let plan = Plan::new(&shape, options)?;
+        let mut plan = Plan::new(&shape, options)?;
+        plan.dense = plan.suits_library() && driver.multiplies()?;
         check_room(&*driver, &shape, &plan, options.precision)?;
-        driver.load(&Program::all(plan.activation, shape.head_dim, plan.techniques))?;
+        let Plan { activation, techniques, dense, .. } = plan;
+        driver.load(&Program::all(activation, shape.head_dim, techniques, dense))?;
         let kernels = Kernels::of(&*driver, &plan, &shape)?;
         let formats = (plan.format, plan.activation);
         let weights = Upload::new(&*driver, model, options.precision, formats).weights()?;
@@ -104,10 +113,9 @@ impl Cuda {
             false => (UNFUSED_LAYER_OPS, UNFUSED_OTHER_OPS),
         };
         let ops = of_layer * shape.layers as usize + others;
-        let event = || driver.event().map_err(DeviceError::from);
-        let events =
-            (0..ops).map(|_| Ok([event()?, event()?])).collect::<Result<Vec<_>, DeviceError>>()?;
-        let begun = event()?;
+        let inputs = Step::bytes(&plan, shape.vocab);
+        let asked = plan.limits.logits_rows as usize;
+        let flights = Flights::new(&*driver, plan.steps_in_flight(), [ops, asked], inputs)?;
         driver.wait()?;
         let card = driver.card();
         let description = Description {
@@ -127,38 +135,16 @@ impl Cuda {
             cache,
             rooms,
             step,
-            begun,
-            ops: Vec::with_capacity(events.len()),
-            events,
+            ops: Vec::with_capacity(ops),
+            open: false,
             graphs: Graphs::default(),
-            anchor: Nanos::ZERO,
-            chosen: vec![0; 4 * plan.limits.logits_rows as usize],
+            flights,
+            timing: Timing::new(&*driver),
             logits: OnceCell::new(),
             shape,
             plan,
             driver,
         })
-    }
-
-    /// The device begins with the step: times of its operations count from here.
-    pub(super) fn begin(&mut self) -> Result<(), DriverError> {
-        // The device comes to the event after this, so that no span begins before its launch.
-        self.anchor = self.clock.now();
-        self.driver.record(self.begun)
-    }
-
-    /// Launches `op` between two events.
-    pub(super) fn run_between(&self, op: Op, [start, end]: [Event; 2]) -> Result<(), DriverError> {
-        self.driver.record(start)?;
-        self.run(op)?;
-        self.driver.record(end)
-    }
-
-    /// The words that the device wrote for each row that asked for logits.
-    fn words(&mut self, from: Address) -> Result<&[[u8; 4]], DeviceError> {
-        let bytes = &mut self.chosen[..4 * self.step.placed.asked as usize];
-        self.driver.read(from, bytes)?;
-        Ok(bytes.as_chunks().0)
     }
 }
 
@@ -169,8 +155,9 @@ fn check_room(
     plan: &Plan,
     precision: Encoding,
 ) -> Result<(), DeviceError> {
-    let needed =
-        shape.weight_bytes(precision) + 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let pool = 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
+    let workspace = if plan.dense { Dense::WORKSPACE } else { 0 };
+    let needed = shape.weight_bytes(precision) + pool + workspace;
     let available = driver.free_memory()?;
     if needed > available {
         let what = "the model with its KV pool".to_owned();
@@ -210,10 +197,24 @@ impl Backend for Cuda {
         &self.storage
     }
 
+    fn steps_in_flight(&self) -> u32 {
+        match self.timing.traces() {
+            // Records are asked for when nothing runs.
+            true => 1,
+            false => self.plan.steps_in_flight(),
+        }
+    }
+
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
+        self.flights.check(self.steps_in_flight())?;
         self.ops.clear();
         self.logits.take();
-        self.step.take(&*self.driver, inputs)
+        let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
+        self.step.take(&*self.driver, inputs, choices, shelf)?;
+        let most = self.step.placed.rows.max(self.step.placed.asked);
+        self.timing.begin_step(self.plan.dense && most > TILE_ROWS);
+        self.open = true;
+        Ok(())
     }
 
     fn launch(&mut self, op: Op) -> Result<(), DeviceError> {
@@ -221,19 +222,33 @@ impl Backend for Cuda {
             let what = format!("{op:?} of a model of {} layers", self.shape.layers);
             return Err(DeviceError::Limits(what));
         }
-        let Some(&events) = self.events.get(self.ops.len()) else {
-            let most = self.events.len();
+        let (at, set) = (self.ops.len(), self.flights.set());
+        let most = self.flights.operations(set).len();
+        if at == most {
             return Err(DeviceError::Limits(format!("more than {most} operations in a step")));
-        };
+        }
         self.ops.push(op);
         if self.step.placed.form.is_some() {
             // They are asked for as a whole when all are known.
             return Ok(());
         }
-        if self.ops.len() == 1 {
-            self.begin()?;
+        if at == 0 {
+            self.begin(0)?;
         }
-        Ok(self.run_between(op, events)?)
+        self.flights.add_operation();
+        Ok(self.run_at(at, set)?)
+    }
+
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        match self.step.placed.form {
+            Some(form) if !self.ops.is_empty() => self.run_form(form)?,
+            _ if self.ops.is_empty() => self.begin(0)?,
+            _ => {}
+        }
+        Ok(self.flights.finish(&*self.driver, self.rooms.chosen[0])?)
     }
 
     fn end_step(
@@ -241,26 +256,18 @@ impl Backend for Cuda {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError> {
-        if let Some(form) = self.step.placed.form.filter(|_| !self.ops.is_empty()) {
-            self.run_form(form)?;
-        }
-        self.driver.wait()?;
-        let now = self.clock.now();
-        let [tokens, logprobs, _] = self.rooms.chosen;
-        let first = sampled.len();
-        let chosen = self.words(tokens)?.iter().map(|token| u32::from_le_bytes(*token));
-        sampled.extend(chosen.map(|token| Sampled { token, logprob: 0.0 }));
-        for (sampled, logprob) in sampled[first..].iter_mut().zip(self.words(logprobs)?) {
-            sampled.logprob = f32::from_le_bytes(*logprob);
-        }
-        for [start, end] in &self.events[..self.ops.len()] {
-            let at = |event| -> Result<Nanos, DeviceError> {
-                // The card's clock is not the host's: it may run a little faster.
-                Ok((self.anchor + self.driver.elapsed(self.begun, event)?).min(now))
-            };
-            spans.push(Span { start: at(*start)?, end: at(*end)? });
-        }
-        Ok(())
+        self.submit()?;
+        let flight = self.flights.land(&*self.driver, sampled)?;
+        self.spans(&flight, self.clock.now(), spans)
+    }
+
+    fn time_operations(&mut self, each: bool) -> bool {
+        self.time_each(each);
+        each
+    }
+
+    fn timed_by(&self) -> TimedBy {
+        self.timing.timed_by(self.plan.dense)
     }
 
     /// Not numbers if the device fails while they are read.

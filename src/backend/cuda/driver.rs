@@ -3,7 +3,8 @@
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::image::Program;
+use super::image::{Activation, Program};
+use super::tracer::Tracer;
 
 /// A place in the memory of a device; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,10 @@ pub struct Function(pub u64);
 /// A point in the order of a device's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Event(pub u64);
+
+/// A place in the host's memory that a device copies to and from while the host goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shelf(pub u64);
 
 /// Launches and records that were written down and can be asked for as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,12 +157,45 @@ impl Arguments {
     }
 }
 
+/// A product of rows with a matrix of 16-bit weights: `out = x · weightsᵀ`, each matrix row after
+/// row. Sums are f32, and rounded once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dense {
+    /// `[rows, outputs]` of activations, or of f32 if `wide`.
+    pub out: Address,
+    /// `[rows, inputs]` of activations; `inputs` is divisible by 8.
+    pub x: Address,
+    /// `[outputs, inputs]` of the activations' type.
+    pub weights: Address,
+    /// `[outputs]` of activations, added to each row; null for none.
+    pub bias: Address,
+    /// [`Dense::WORKSPACE`] bytes at an address divisible by 256, in which anything may be left.
+    pub workspace: Address,
+    /// Rows.
+    pub rows: u32,
+    /// Rows of the matrix.
+    pub outputs: u32,
+    /// Columns of the matrix.
+    pub inputs: u32,
+    /// The type of activations.
+    pub activation: Activation,
+    /// Whether the product is added to what `out` holds.
+    pub adds: bool,
+    /// Whether `out` is f32.
+    pub wide: bool,
+}
+
+impl Dense {
+    /// Bytes of the workspace: as many as NVIDIA recommends for its latest cards.
+    pub const WORKSPACE: u64 = 32 << 20;
+}
+
 /// A device of its own, with one order of work.
 ///
 /// Duties of an implementor:
 /// 1. Work is done in the order it was asked for. What a call enqueues may run after it returned.
-/// 2. Memory, functions, events and graphs live as long as the driver; [`Driver::free`] and
-///    [`Driver::forget`] end memory and graphs sooner, when all work before them is done.
+/// 2. Memory, functions, events, shelves and graphs live as long as the driver; [`Driver::free`]
+///    and [`Driver::forget`] end memory and graphs sooner, when all work before them is done.
 /// 3. A failure of enqueued work is said by a later call, at the latest by [`Driver::wait`].
 pub trait Driver {
     /// The device.
@@ -193,6 +231,32 @@ pub trait Driver {
     /// [`DriverError::Failed`] if the device is lost, or work before this failed.
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), DriverError>;
 
+    /// A new shelf of `bytes`, all of them zero.
+    ///
+    /// # Errors
+    /// [`DriverError::OutOfMemory`], or [`DriverError::Failed`] if the device is lost.
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError>;
+
+    /// Puts `bytes` on a shelf and enqueues a copy of them from there. What was enqueued for this
+    /// shelf before is done.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if there is no such shelf, they do not fit, or the device is lost.
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError>;
+
+    /// Enqueues a copy that fills the shelf.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError>;
+
+    /// What is on the shelf, as many bytes as it has. An event behind the last copy there has
+    /// passed.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if there is no such shelf.
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError>;
+
     /// Makes the kernels of these programs known.
     ///
     /// # Errors
@@ -218,6 +282,20 @@ pub trait Driver {
         arguments: &Arguments,
     ) -> Result<(), DriverError>;
 
+    /// Whether there is a library for dense products. It is opened when this is first asked.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if it is there and cannot be opened.
+    fn multiplies(&self) -> Result<bool, DriverError>;
+
+    /// Enqueues a product by the library of dense products; whether it did. It does not where there
+    /// is none, where it has no way for a product like this, and, while launches are written down,
+    /// where it has not met one like this before.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device refuses it or is lost.
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError>;
+
     /// A new event.
     ///
     /// # Errors
@@ -229,6 +307,12 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if the device is lost.
     fn record(&self, event: Event) -> Result<(), DriverError>;
+
+    /// Waits until the device has come to where an event was last recorded.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if work before it failed, or the device is lost.
+    fn wait_for(&self, event: Event) -> Result<(), DriverError>;
 
     /// Time from one recorded event to a later one, once both have passed.
     ///
@@ -266,6 +350,12 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if any of it failed, or the device is lost.
     fn wait(&self) -> Result<(), DriverError>;
+
+    /// Records of its kernels.
+    ///
+    /// # Errors
+    /// Why there are none.
+    fn tracer(&self) -> Result<&dyn Tracer, &str>;
 }
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ use std::collections::HashMap;
 use crate::backend::{DeviceError, Op};
 
 use super::device::Cuda;
-use super::driver::{DriverError, Graph};
+use super::driver::{Driver, DriverError, Graph};
+use super::launches::TILE_ROWS;
+use super::timeline::{Launches, Nodes};
+use super::timing::Way;
 
 /// The most forms that are kept. Those beyond run launch by launch.
 const MOST: usize = 512;
@@ -26,16 +29,40 @@ pub(super) struct Form {
     pub pieces: u32,
 }
 
-/// The graphs of a device.
+/// The graphs of a device, each with what tells the times of its operations: events stand in a
+/// graph between its kernels, records of them do not.
 #[derive(Default)]
 pub(super) struct Graphs {
-    kept: HashMap<Form, Kept>,
+    kept: HashMap<(Form, Way), Kept>,
 }
 
 struct Kept {
     /// The operations that were captured: a step may be a part of another one of its form.
     ops: Vec<Op>,
-    graph: Graph,
+    /// One for each set of events that a step may write, or one for all where none stand in it.
+    graphs: Vec<Graph>,
+    /// Their kernels, where records tell their times, and what is known of the graph's nodes.
+    launches: Launches,
+    nodes: Nodes,
+}
+
+impl Graphs {
+    /// What was captured for a form whose times records tell.
+    pub fn captured(&mut self, form: Form) -> Option<(&Launches, &mut Nodes)> {
+        let kept = self.kept.get_mut(&(form, Way::Records))?;
+        Some((&kept.launches, &mut kept.nodes))
+    }
+
+    /// Ends the graphs whose times are told in this way.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device is lost.
+    pub fn forget(&mut self, driver: &dyn Driver, told: Way) -> Result<(), DriverError> {
+        let mut ended = self.kept.extract_if(|(_, way), _| *way == told);
+        ended.try_for_each(|(_, kept)| {
+            kept.graphs.into_iter().try_for_each(|graph| driver.forget(graph))
+        })
+    }
 }
 
 impl Cuda {
@@ -45,33 +72,47 @@ impl Cuda {
     /// [`DeviceError::OutOfMemory`] if there is no room for a graph, [`DeviceError::Lost`] if the
     /// device fails.
     pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
-        let kept = &self.graphs.kept;
-        let graph = match kept.get(&form) {
-            Some(kept) if kept.ops == self.ops => Some(kept.graph),
+        let (kept, place) = (&self.graphs.kept, (form, self.timing.way()));
+        let set = self.flights.set();
+        let of_set = |graphs: &[Graph]| graphs[set % graphs.len()];
+        let graph = match kept.get(&place) {
+            Some(kept) if kept.ops == self.ops => Some(of_set(&kept.graphs)),
             None if kept.len() >= MOST => None,
-            _ => Some(self.capture(form)?),
+            _ => Some(of_set(self.capture(place)?)),
         };
-        self.begin()?;
+        self.begin(self.ops.len())?;
+        self.timing.replayed = graph.map(|_| form);
         let ran = match graph {
             Some(graph) => self.driver.replay(graph),
-            None => self.run_ops(),
+            None => self.run_ops(set),
         };
         Ok(ran?)
     }
 
-    fn capture(&mut self, form: Form) -> Result<Graph, DriverError> {
-        self.driver.begin_capture()?;
-        self.run_ops()?;
-        let graph = self.driver.end_capture()?;
-        let kept = Kept { ops: self.ops.clone(), graph };
-        if let Some(before) = self.graphs.kept.insert(form, kept) {
-            self.driver.forget(before.graph)?;
+    fn capture(&mut self, place: (Form, Way)) -> Result<&[Graph], DriverError> {
+        let sets = match place.1 {
+            Way::Events => self.flights.sets(),
+            Way::Records | Way::Nothing => 1,
+        };
+        if self.plan.dense && place.0.rows > TILE_ROWS {
+            // What a library looks for and loads when it first meets a product cannot be written
+            // down. A step that runs twice leaves what it leaves once, behind the same tokens; the
+            // events are its own set's, whose last step has landed.
+            self.take_awaited()?;
+            self.run_ops(self.flights.set())?;
+            self.driver.wait()?;
         }
-        Ok(graph)
-    }
-
-    fn run_ops(&self) -> Result<(), DriverError> {
-        let mut ops = self.ops.iter().zip(&self.events);
-        ops.try_for_each(|(op, events)| self.run_between(*op, *events))
+        let mut graphs = Vec::with_capacity(sets);
+        for set in 0..sets {
+            self.driver.begin_capture()?;
+            self.run_ops(set)?;
+            graphs.push(self.driver.end_capture()?);
+        }
+        if let Some(before) = self.graphs.kept.remove(&place) {
+            before.graphs.into_iter().try_for_each(|graph| self.driver.forget(graph))?;
+        }
+        let launches = std::mem::take(&mut self.timing.launches);
+        let kept = Kept { ops: self.ops.clone(), graphs, launches, nodes: Nodes::default() };
+        Ok(&self.graphs.kept.entry(place).or_insert(kept).graphs)
     }
 }

@@ -9,7 +9,7 @@ use crate::cost::Techniques;
 use super::driver::DriverError;
 
 /// The number format of activations, which an image is compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// bfloat16.
     Bf16,
@@ -50,6 +50,9 @@ const SOURCES: &[(&str, &str)] = sources![
 /// What stands in for fused kernels where a technique is switched off.
 const UNFUSED: &[(&str, &str)] = sources!["activation.cu", "attn_naive.cu", "sample_naive.cu"];
 
+/// Of these, what stands behind a product that a library computes.
+const BEHIND_DENSE: &str = "activation.cu";
+
 /// What nothing launches yet. It is proven with the others.
 const SPARE: &[(&str, &str)] = sources!["gemm_i8.cu", "kv_cache.cu"];
 
@@ -59,13 +62,18 @@ pub(super) const HEADERS: &[(&str, &str)] =
 
 impl Program {
     /// Everything that this backend launches with these techniques, for heads of `head_dim`
-    /// elements.
-    pub(super) fn all(activation: Activation, head_dim: u32, techniques: Techniques) -> Vec<Self> {
+    /// elements; `dense` where a library computes products.
+    pub(super) fn all(
+        activation: Activation,
+        head_dim: u32,
+        techniques: Techniques,
+        dense: bool,
+    ) -> Vec<Self> {
         let of_heads = |file: &str| ["attn_decode.cu", "attn_prefill.cu"].contains(&file);
-        let unfused = if techniques.fused() { &[] } else { UNFUSED };
+        let launched = |file: &str| !techniques.fused() || dense && file == BEHIND_DENSE;
         SOURCES
             .iter()
-            .chain(unfused)
+            .chain(UNFUSED.iter().filter(|(file, _)| launched(file)))
             .map(|&(file, _)| Self {
                 file,
                 activation,
@@ -187,7 +195,7 @@ mod tests {
     use super::*;
 
     fn all(activation: Activation, head_dim: u32) -> Vec<Program> {
-        Program::all(activation, head_dim, Techniques::ALL)
+        Program::all(activation, head_dim, Techniques::ALL, false)
     }
 
     struct Counting {
@@ -237,9 +245,11 @@ mod tests {
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::Bf16, 128)), 2);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::F16, 64)), each);
         assert_eq!(compiled(None, "sm_90", &programs), each);
-        // What stands in for fused kernels comes beside them.
-        let naive = Program::all(Activation::Bf16, 64, Techniques::NONE);
-        assert_eq!(compiled(Some(folder.path()), "sm_90", &naive), 3);
+        // What follows a library's products comes beside them, and what stands in for fused kernels.
+        let dense = Program::all(Activation::Bf16, 64, Techniques::ALL, true);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &dense), 1);
+        let naive = Program::all(Activation::Bf16, 64, Techniques::NONE, true);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &naive), 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::weights::Matrix;
 const FEW_ROWS: u32 = 16;
 const FEWER_ROWS: u32 = 8;
 /// Rows of a tile of the other products.
-const TILE_ROWS: u32 = 64;
+pub(super) const TILE_ROWS: u32 = 64;
 /// Logits that a block looks at.
 pub(super) const SCANNED: u32 = 4096;
 
@@ -29,12 +29,15 @@ pub(super) struct Kernels {
     products: [[Function; 3]; 2],
     /// Those that stand in for fused ones; none where every technique is used.
     pub unfused: Option<Unfused>,
+    /// What follows a library's product of gates and ups; none where there is no library.
+    pub silu_mul: Option<Function>,
     rope_append: Function,
     decode: Function,
     combine: Function,
     prefill: Function,
     scan: Function,
     choose: Function,
+    take_chosen: Function,
 }
 
 impl Kernels {
@@ -62,27 +65,31 @@ impl Kernels {
             norm: find("rms_norm".to_owned())?,
             products: [products("")?, products("_swiglu")?],
             unfused,
+            silu_mul: plan.dense.then(|| find("silu_mul".to_owned())).transpose()?,
             rope_append: find(format!("rope_append_{kv}"))?,
             decode: find(format!("attn_decode_d{heads}_{kv}"))?,
             combine: find("attn_combine".to_owned())?,
             prefill: find(format!("attn_prefill_d{heads}_{kv}"))?,
             scan: find("sample_scan".to_owned())?,
             choose: find("sample_choose".to_owned())?,
+            take_chosen: find("take_chosen".to_owned())?,
         })
     }
 }
 
 /// A product: rows `x` times a matrix.
-struct Product {
-    matrix: Matrix,
-    out: Address,
-    x: Address,
-    bias: Address,
-    residual: Address,
-    rows: u32,
-    swiglu: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub matrix: Matrix,
+    pub out: Address,
+    pub x: Address,
+    pub bias: Address,
+    /// Whether it is added to what the output holds.
+    pub adds: bool,
+    pub rows: u32,
+    pub swiglu: bool,
     /// Whether the output is f32.
-    wide: bool,
+    pub wide: bool,
 }
 
 impl Cuda {
@@ -105,6 +112,22 @@ impl Cuda {
             | Op::Sample => Ok(()),
             other => self.run_unfused(other),
         }
+    }
+
+    /// Puts the tokens that the step before chose among the step's tokens.
+    pub(super) fn take_awaited(&mut self) -> Result<(), DriverError> {
+        // Once: the step itself chooses others.
+        let awaited = std::mem::take(&mut self.step.placed.awaited);
+        if awaited == 0 {
+            return Ok(());
+        }
+        let placed = &self.step.placed;
+        let arguments = Arguments::new()
+            .addresses([placed.tokens, self.rooms.chosen[0]])
+            .addresses([placed.awaited_rows, placed.awaited_choices])
+            .int(awaited);
+        let grid = [awaited.div_ceil(256), 1, 1];
+        self.driver.launch(self.kernels.take_chosen, grid, 256, &arguments)
     }
 
     fn embed(&self) -> Result<(), DriverError> {
@@ -143,7 +166,7 @@ impl Cuda {
             out,
             x,
             bias: Address::NULL,
-            residual: Address::NULL,
+            adds: false,
             rows: placed.rows,
             swiglu: false,
             wide: false,
@@ -154,7 +177,7 @@ impl Cuda {
             (matrix.weights, matrix.scales) = (rooms.between.decoded, Address::NULL);
         }
         let added = |product: Product| match self.plan.uses(Technique::FusedResidual) {
-            true => Product { residual: rooms.residual, ..product },
+            true => Product { adds: true, ..product },
             false => Product { out: rooms.between.projected, ..product },
         };
         let product = match projection {
@@ -195,7 +218,7 @@ impl Cuda {
 
     fn multiply(&self, product: &Product) -> Result<(), DriverError> {
         let Product { matrix, rows, swiglu, .. } = *product;
-        if rows == 0 {
+        if rows == 0 || rows > TILE_ROWS && self.multiply_dense(product)? {
             return Ok(());
         }
         let multiprocessors = self.driver.card().multiprocessors;
@@ -212,9 +235,10 @@ impl Cuda {
             (kernels[2], [split.blocks, rows.div_ceil(TILE_ROWS), 1])
         };
         let outputs = if swiglu { matrix.rows / 2 } else { matrix.rows };
+        let residual = if product.adds { product.out } else { Address::NULL };
         let arguments = Arguments::new()
             .addresses([product.out, product.x, matrix.weights, matrix.scales])
-            .addresses([product.bias, product.residual, self.rooms.sums, self.rooms.counts])
+            .addresses([product.bias, residual, self.rooms.sums, self.rooms.counts])
             .ints([rows, outputs, matrix.inputs, u32::from(product.wide)]);
         self.driver.launch(kernel, grid, 256, &arguments)
     }

@@ -1,7 +1,7 @@
 //! Which of NVIDIA's libraries a machine has, which cards, and what is missing to run on one.
 
 use super::driver::Card;
-use super::{nvidia, nvml, nvrtc};
+use super::{cublas, nvidia, nvml, nvrtc};
 
 /// A library of NVIDIA's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,7 +10,7 @@ pub enum Library {
     Driver,
     /// The run-time compiler.
     Nvrtc,
-    /// Energy, power and clocks.
+    /// Energy, power, clocks, and a card's own counters.
     Nvml,
     /// Traces of kernels.
     Cupti,
@@ -40,9 +40,11 @@ impl Library {
         match self {
             Self::Driver => "needed by --device cuda",
             Self::Nvrtc => "needed by --device cuda: compiles the kernels once per card",
-            Self::Nvml => "reads a card's energy, power, clocks and throttling",
-            Self::Cupti => "not used by this version: times come from events",
-            Self::CublasLt => "not used by this version: all products are its own kernels",
+            Self::Nvml => "reads a card's energy, power, clocks, throttling and counters",
+            Self::Cupti => "tells when each kernel ran; without it events between kernels do",
+            Self::CublasLt => {
+                "multiplies 16-bit weights with more than 64 rows; without it, its own kernels do"
+            }
         }
     }
 
@@ -56,8 +58,14 @@ impl Library {
                  folder in LD_LIBRARY_PATH"
             }
             Self::Nvml => "NVIDIA's driver brings it (libnvidia-ml.so.1)",
-            Self::Cupti => "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti`",
-            Self::CublasLt => "the CUDA toolkit brings it, or `pip install nvidia-cublas`",
+            Self::Cupti => {
+                "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti` with its lib folder \
+                 in LD_LIBRARY_PATH"
+            }
+            Self::CublasLt => {
+                "the CUDA toolkit brings it, or `pip install nvidia-cublas` with its lib folder in \
+                 LD_LIBRARY_PATH; no newer one than the driver is used"
+            }
         }
     }
 }
@@ -100,7 +108,7 @@ impl NvidiaLibraries for ThisMachine {
                 false => Presence::Absent,
             },
             Library::Cupti => loads("libcupti.so"),
-            Library::CublasLt => loads("libcublasLt.so"),
+            Library::CublasLt => of(cublas::version()),
         }
     }
 

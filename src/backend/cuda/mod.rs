@@ -8,18 +8,36 @@
 //! host, and one that only writes down what it is asked.
 //!
 //! Steps of decoded rows alone are captured once for each form and replayed as a whole from then
-//! on, with the events between their kernels.
+//! on. A step may be handed over while another one runs; the tokens that it awaits do not leave the
+//! device.
+//!
+//! Times of operations come from records of kernels where the machine has CUPTI, else from events
+//! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
+//! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
+//!
+//! Products of 16-bit weights with more than 64 rows go to NVIDIA's library of dense products where
+//! the machine has it; every other product is a kernel of `kernels/`.
 //!
 //! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
-//! graph is made when its form is first met. In duty 5: a row does
+//! graph is made when its form is first met, room for the records of the largest step when it first
+//! runs, and the library looks for an algorithm when a product like none before is. In duty 5: a row
+//! does
 //! not depend on the other rows of its step *within one kernel*, but which kernel multiplies and
 //! attends depends on how many there are. Products of up to 16 rows, of 17 to 64 and of more sum
 //! in three different orders, and a row that is decoded attends in another order than one that is
-//! read with its prompt. So batching, chunking, a prefix hit and a recomputation may change a
-//! row's last bits, and a token where two are almost equally likely.
+//! read with its prompt. Beyond 64 rows the library has an order for each of its algorithms, which
+//! it chooses by the number of rows, in steps of a quarter at most, and it leaves gates and ups in
+//! 16 bits before SwiGLU, where the kernels here round once, behind it. So batching, chunking, a
+//! prefix hit, a recomputation and the library itself may change a row's last bits, and a token
+//! where two are almost equally likely.
 
+mod cublas;
+mod cupti;
+mod dense;
 mod device;
 mod driver;
+mod flights;
+mod gpm;
 mod graphs;
 mod image;
 mod launches;
@@ -33,13 +51,21 @@ mod quantize;
 mod roofs;
 mod rooms;
 mod step;
+mod timeline;
+mod timing;
+mod tracer;
 mod unfused;
 mod weights;
 
 pub use device::{Cuda, Options};
-pub use driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+pub use driver::{
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Shelf,
+};
+pub use gpm::Counters;
 pub use image::{Activation, Program};
 pub use library::{Found, Library, Missing, NvidiaLibraries, Presence, ThisMachine, look};
 pub use nvidia::{OpenError, open};
 pub use nvml::Nvml;
 pub use roofs::ReadProbe;
+pub use timeline::Record;
+pub use tracer::Tracer;

@@ -1,6 +1,6 @@
 //! NVIDIA's driver.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,15 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use crate::backend::DeviceError;
 use crate::unit::Nanos;
 
-use super::driver::{Address, Arguments, Card, Driver, DriverError, Event, Function, Graph};
+use super::cublas::CublasLt;
+use super::cupti::Cupti;
+use super::driver::{
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Shelf,
+};
 use super::image::{Program, images};
 use super::library::{Library, Missing, ThisMachine, look};
 use super::nvrtc::Nvrtc;
+use super::tracer::Tracer;
 
 /// Why a card could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +143,15 @@ struct Nvidia {
     modules: RefCell<Vec<sys::CUmodule>>,
     allocated: RefCell<BTreeSet<Address>>,
     events: RefCell<Vec<sys::CUevent>>,
+    /// Host memory that the card copies to, and its bytes.
+    shelves: RefCell<Vec<(*mut c_void, usize)>>,
     /// None where one was forgotten.
     graphs: RefCell<Vec<Option<sys::CUgraphExec>>>,
     capturing: Cell<bool>,
+    /// Records of kernels, or why there are none.
+    tracer: Result<Cupti, String>,
+    /// The library of dense products, once it was asked for; none if there is none.
+    dense: OnceCell<Option<CublasLt>>,
 }
 
 impl Nvidia {
@@ -169,8 +180,12 @@ impl Nvidia {
             modules: RefCell::default(),
             allocated: RefCell::default(),
             events: RefCell::default(),
+            shelves: RefCell::default(),
             graphs: RefCell::default(),
             capturing: Cell::new(false),
+            // Before any code is loaded.
+            tracer: Cupti::open(driver_version().unwrap_or_default().0),
+            dense: OnceCell::new(),
         })
     }
 
@@ -178,6 +193,14 @@ impl Nvidia {
         self.events.borrow().get(event.0 as usize).copied().ok_or_else(|| DriverError::Failed {
             call: "cuEventRecord".to_owned(),
             what: format!("there is no event {}", event.0),
+        })
+    }
+
+    fn shelf_of(&self, shelf: Shelf) -> Result<(*mut c_void, usize), DriverError> {
+        let known = self.shelves.borrow().get(shelf.0 as usize).copied();
+        known.ok_or_else(|| DriverError::Failed {
+            call: "cuMemcpyDtoHAsync".to_owned(),
+            what: format!("there is no shelf {}", shelf.0),
         })
     }
 }
@@ -188,11 +211,18 @@ impl Drop for Nvidia {
         // failed before, or is lost with the device.
         unsafe {
             sys::cuStreamSynchronize(self.stream);
+            // Records end before the context does.
+            self.tracer = Err(String::new());
             for graph in self.graphs.get_mut().drain(..).flatten() {
                 sys::cuGraphExecDestroy(graph);
             }
+            // It holds something of the context.
+            drop(self.dense.take());
             for event in self.events.get_mut().drain(..) {
                 sys::cuEventDestroy_v2(event);
+            }
+            for (shelf, _) in self.shelves.get_mut().drain(..) {
+                sys::cuMemFreeHost(shelf);
             }
             for address in std::mem::take(self.allocated.get_mut()) {
                 sys::cuMemFree_v2(address.0);
@@ -252,6 +282,49 @@ impl Driver for Nvidia {
         self.wait()
     }
 
+    fn shelf(&self, bytes: u64) -> Result<Shelf, DriverError> {
+        let mut pointer = ptr::null_mut();
+        let bytes = usize::try_from(bytes.max(1)).map_err(|_| DriverError::OutOfMemory)?;
+        // Copies to other host memory make the host wait.
+        // SAFETY: the place is ours.
+        said("cuMemAllocHost", unsafe { sys::cuMemAllocHost_v2(&raw mut pointer, bytes) })?;
+        // SAFETY: so many bytes were just allocated, and nothing else knows of them.
+        unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
+        let mut shelves = self.shelves.borrow_mut();
+        shelves.push((pointer, bytes));
+        Ok(Shelf(shelves.len() as u64 - 1))
+    }
+
+    fn send(&self, bytes: &[u8], by: Shelf, to: Address) -> Result<(), DriverError> {
+        let (shelf, most) = self.shelf_of(by)?;
+        if bytes.len() > most {
+            let what = format!("{} bytes on a shelf of {most}", bytes.len());
+            return Err(DriverError::Failed { call: "cuMemcpyHtoDAsync".to_owned(), what });
+        }
+        // SAFETY: the shelf has room for them, and the card has done with it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), shelf.cast(), bytes.len()) };
+        // SAFETY: the shelf lives as long as the driver and is not written to until this is done;
+        // where to is the caller's own memory on the device.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, shelf, bytes.len(), self.stream) };
+        said("cuMemcpyHtoDAsync", result)
+    }
+
+    fn fetch(&self, from: Address, to: Shelf) -> Result<(), DriverError> {
+        let (to, bytes) = self.shelf_of(to)?;
+        // SAFETY: the shelf lives as long as the driver, which waits for its work when it ends, and
+        // is not looked at until an event behind this has passed.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.0, bytes, self.stream) };
+        said("cuMemcpyDtoHAsync", result)
+    }
+
+    fn fetched(&self, from: Shelf, bytes: &mut [u8]) -> Result<(), DriverError> {
+        let (from, most) = self.shelf_of(from)?;
+        let count = bytes.len().min(most);
+        // SAFETY: the shelf has so many bytes, and the card has done with it.
+        unsafe { ptr::copy_nonoverlapping(from.cast(), bytes.as_mut_ptr(), count) };
+        Ok(())
+    }
+
     fn load(&self, programs: &[Program]) -> Result<(), DriverError> {
         let compiler = Nvrtc::open(self.card.capability)?;
         for image in images(self.folder.as_deref(), &compiler, programs)? {
@@ -274,7 +347,11 @@ impl Driver for Nvidia {
             let result =
                 unsafe { sys::cuModuleGetFunction(&raw mut function, module, c_name.as_ptr()) };
             if result == CUresult::CUDA_SUCCESS {
-                return Ok(Function(function as u64));
+                let function = Function(function as u64);
+                if let Ok(tracer) = &self.tracer {
+                    tracer.found(name, function);
+                }
+                return Ok(function);
             }
         }
         Err(failed(format!("no kernel is named {name}")))
@@ -292,6 +369,9 @@ impl Driver for Nvidia {
         for (pointer, value) in pointers.iter_mut().zip(values) {
             *pointer = ptr::from_ref(value).cast_mut().cast();
         }
+        if let Ok(tracer) = &self.tracer {
+            tracer.note(function);
+        }
         // SAFETY: the function is of a module that lives; the driver copies the arguments before
         // it returns and only reads them.
         let result = unsafe {
@@ -300,6 +380,22 @@ impl Driver for Nvidia {
             sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, arguments, none)
         };
         said("cuLaunchKernel", result)
+    }
+
+    fn multiplies(&self) -> Result<bool, DriverError> {
+        if self.dense.get().is_none() {
+            let library = CublasLt::open(driver_version().unwrap_or_default())?;
+            // Nobody else could have set it since.
+            let _set = self.dense.set(library);
+        }
+        Ok(self.dense.get().is_some_and(Option::is_some))
+    }
+
+    fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        match self.dense.get() {
+            Some(Some(library)) => library.multiply((self.stream, self.capturing.get()), product),
+            _ => Ok(false),
+        }
     }
 
     fn event(&self) -> Result<Event, DriverError> {
@@ -323,6 +419,12 @@ impl Driver for Nvidia {
         }
         // SAFETY: as above.
         said("cuEventRecord", unsafe { sys::cuEventRecord(event, self.stream) })
+    }
+
+    fn wait_for(&self, event: Event) -> Result<(), DriverError> {
+        let event = self.event_of(event)?;
+        // SAFETY: the event lives as long as the driver.
+        said("cuEventSynchronize", unsafe { sys::cuEventSynchronize(event) })
     }
 
     fn elapsed(&self, from: Event, to: Event) -> Result<Nanos, DriverError> {
@@ -383,6 +485,10 @@ impl Driver for Nvidia {
     fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the stream lives as long as the driver.
         said("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+
+    fn tracer(&self) -> Result<&dyn Tracer, &str> {
+        self.tracer.as_ref().map(|tracer| tracer as &dyn Tracer).map_err(String::as_str)
     }
 }
 

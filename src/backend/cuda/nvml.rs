@@ -1,18 +1,20 @@
 //! A card's meters, by NVIDIA's management library.
 
 use std::io;
+use std::time::Duration;
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
-use nvml_wrapper::enum_wrappers::device::Clock;
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 
 use crate::backend::{Meter, Reading};
 use crate::event::Throttle;
 
-/// The meters of one card: energy, power, the clock of its multiprocessors, and why it is slow.
+/// The meters of one card: energy, power, the clocks of its multiprocessors and its memory, why it
+/// is slow, how warm it is, and how much of its memory is taken.
 ///
-/// The energy counter of most cards moves about ten times a second, so what is told over less than
-/// a few seconds is coarse.
+/// The energy counter of most cards moves about ten times a second, and their power is a mean over
+/// the last second, so what is told over less than a few seconds is coarse.
 #[derive(Debug)]
 pub struct Nvml {
     nvml: nvml_wrapper::Nvml,
@@ -42,24 +44,29 @@ impl Nvml {
         let before = energy(&nvml).map_err(said)?;
         Ok(Self { nvml, uuid: uuid.to_owned(), before, told: 0 })
     }
-
-    fn ask(&self) -> Result<(u64, Option<u64>, u32, Throttle), NvmlError> {
-        let device = self.nvml.device_by_uuid(self.uuid.as_str())?;
-        let energy = device.total_energy_consumption()?;
-        // A card that counts energy may still keep these to itself, in a virtual machine as a rule.
-        let power = device.power_usage().ok().map(u64::from);
-        let clock = device.clock_info(Clock::SM).unwrap_or(0);
-        let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
-        Ok((energy, power, clock, throttle(reasons)))
-    }
 }
 
 impl Meter for Nvml {
     fn read(&mut self) -> io::Result<Reading> {
-        let (energy, power_mw, clock_mhz, throttle) = self.ask().map_err(said)?;
+        let device = self.nvml.device_by_uuid(self.uuid.as_str()).map_err(said)?;
+        let energy = device.total_energy_consumption().map_err(said)?;
         // The counter begins again when the driver is loaded again.
         self.told = self.told.max(energy.saturating_sub(self.before));
-        Ok(Reading { energy_uj: self.told.saturating_mul(1000), power_mw, clock_mhz, throttle })
+        let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
+        // A card that counts energy may still keep these to itself, in a virtual machine as a rule.
+        Ok(Reading {
+            energy_uj: self.told.saturating_mul(1000),
+            power_mw: device.power_usage().ok().map(u64::from),
+            clock_mhz: device.clock_info(Clock::SM).unwrap_or(0),
+            throttle: throttle(reasons),
+            temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
+            memory_clock_mhz: device.clock_info(Clock::Memory).ok(),
+            memory_used: device.memory_info().ok().map(|memory| memory.used),
+        })
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_millis(100)
     }
 }
 

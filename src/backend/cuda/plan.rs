@@ -7,6 +7,7 @@ use crate::model::{Encoding, Precision, Shape};
 
 use super::device::Options;
 use super::image::Activation;
+use super::launches::TILE_ROWS;
 use super::layout::Format;
 
 /// Elements of a head for which there are attention kernels.
@@ -38,6 +39,8 @@ pub(super) struct Plan {
     /// How far a row looks back, itself included; 0 for all.
     pub window: u32,
     pub techniques: Techniques,
+    /// Whether a library computes the products of many rows ([`Plan::suits_library`]).
+    pub dense: bool,
 }
 
 impl Plan {
@@ -117,6 +120,7 @@ impl Plan {
             piece_tokens,
             window,
             techniques,
+            dense: false,
         })
     }
 
@@ -125,9 +129,21 @@ impl Plan {
         self.techniques.has(technique)
     }
 
+    /// How many steps may be in flight.
+    pub const fn steps_in_flight(&self) -> u32 {
+        if self.uses(Technique::AsyncScheduling) { 2 } else { 1 }
+    }
+
     /// Whether weights are written out as activations before they are multiplied.
     pub fn dequantizes(&self) -> bool {
         self.format != Format::W16 && !self.uses(Technique::FusedDequantize)
+    }
+
+    /// Whether there are products that a library of dense ones could compute: of weights in 16 bits,
+    /// and of more rows than stream the weights past once.
+    pub fn suits_library(&self) -> bool {
+        let plain = self.format == Format::W16 || self.dequantizes();
+        plain && self.limits.rows > TILE_ROWS
     }
 
     /// How it stores what a step moves.
@@ -143,6 +159,7 @@ impl Plan {
             block_tokens: self.limits.block_tokens,
             piece_tokens: self.uses(Technique::SplitKv).then_some(self.piece_tokens),
             quantized_rows: false,
+            swiglu_rows: self.dense.then_some(TILE_ROWS),
             techniques: self.techniques,
         }
     }

@@ -14,7 +14,7 @@ use crate::event::{Ceilings, Dtype};
 use crate::unit::Nanos;
 
 use super::device::Cuda;
-use super::driver::{Address, Arguments, Event, Function};
+use super::driver::{Address, Arguments, Dense, Event, Function};
 use super::image::Activation;
 use super::weights::allocate;
 
@@ -35,6 +35,9 @@ const THREAD_OPS: u64 = 2 * 8;
 const WARP_OPS: u64 = 4096 * 8;
 /// Blocks on each multiprocessor, of 256 threads.
 const BLOCKS: u32 = 2;
+/// What the side of a large product is divisible by, and the most it has.
+const TILE: u32 = 128;
+const MOST_SIDE: u32 = 8192;
 
 /// Memory of a card that is read beside other work.
 #[derive(Debug)]
@@ -46,11 +49,14 @@ pub struct ReadProbe {
 
 /// What is launched again and again.
 struct Work {
-    kernel: Function,
-    blocks: u32,
-    threads: u32,
-    arguments: Arguments,
+    what: Launched,
     together: u32,
+}
+
+/// One of these.
+enum Launched {
+    Kernel { kernel: Function, blocks: u32, threads: u32, arguments: Arguments },
+    Product(Dense),
 }
 
 impl Cuda {
@@ -72,7 +78,7 @@ impl Cuda {
         );
         kept(folder, "ceilings", &key, |before: Option<Ceilings>| {
             let look = if before.is_some() { GLANCE } else { LOOK };
-            let now = self.measure(bytes, look)?;
+            let now = self.untraced(|| self.measure(bytes, look))?;
             Ok(match before {
                 Some(before) => best(before, now),
                 None => now,
@@ -105,11 +111,13 @@ impl Cuda {
         let events = [self.driver.event()?, self.driver.event()?];
         let began = Instant::now();
         let (mut bytes, mut time) = (0, Nanos::ZERO);
-        while bytes == 0 || began.elapsed() < look {
-            time += self.timed(&work, events)?;
-            bytes += u64::from(work.together) * probe.bytes;
-        }
-        Ok((bytes, time))
+        self.untraced(|| {
+            while bytes == 0 || began.elapsed() < look {
+                time += self.timed(&work, events)?;
+                bytes += u64::from(work.together) * probe.bytes;
+            }
+            Ok((bytes, time))
+        })
     }
 
     fn probe(&self, bytes: u64) -> Result<ReadProbe, DeviceError> {
@@ -129,7 +137,8 @@ impl Cuda {
 
     fn work(&self, name: &str, arguments: Arguments) -> Result<Work, DeviceError> {
         let (kernel, blocks) = (self.kernel(name)?, self.roof_blocks());
-        Ok(Work { kernel, blocks, threads: 256, arguments, together: TOGETHER })
+        let what = Launched::Kernel { kernel, blocks, threads: 256, arguments };
+        Ok(Work { what, together: TOGETHER })
     }
 
     /// How long all launches of `work` together took.
@@ -137,7 +146,14 @@ impl Cuda {
         let driver = &self.driver;
         driver.record(start)?;
         for _ in 0..work.together {
-            driver.launch(work.kernel, [work.blocks, 1, 1], work.threads, &work.arguments)?;
+            match &work.what {
+                Launched::Kernel { kernel, blocks, threads, arguments } => {
+                    driver.launch(*kernel, [*blocks, 1, 1], *threads, arguments)?;
+                }
+                Launched::Product(product) => {
+                    driver.multiply(product)?;
+                }
+            }
         }
         driver.record(end)?;
         driver.wait()?;
@@ -193,9 +209,11 @@ impl Cuda {
         let mma = Arguments::new().address(out).int(one).int(ROUNDS);
         let per_warp = WARP_OPS * u64::from(ROUNDS);
         let mma = self.rate(&self.work("roof_mma", mma)?, threads / 32 * per_warp, look)?;
+        let mma = mma.max(self.measure_product(probe, look)?);
         self.driver.free(out)?;
         let (kernel, arguments) = (self.kernel("roof_nothing")?, Arguments::new());
-        let nothing = Work { kernel, blocks: 1, threads: 32, arguments, together: NOTHINGS };
+        let what = Launched::Kernel { kernel, blocks: 1, threads: 32, arguments };
+        let nothing = Work { what, together: NOTHINGS };
         let launches = self.shortest(&nothing, look)?;
         // Weights of blocks are multiplied as activations, so they share their roof.
         let matrix = [dtype, Dtype::Q8_0, Dtype::Q4_0].map(|dtype| (dtype, mma));
@@ -207,6 +225,41 @@ impl Cuda {
             launch_floor_ns: Nanos(launches.0 / u64::from(NOTHINGS)),
         })
     }
+}
+
+impl Cuda {
+    /// Operations per second of a large product by the library of dense products, which has
+    /// instructions that `roof_mma` has not; 0 where it computes nothing.
+    fn measure_product(&self, probe: &ReadProbe, look: Duration) -> Result<u64, DeviceError> {
+        let side = product_side(probe.bytes);
+        if !self.plan.dense || side == 0 {
+            return Ok(0);
+        }
+        let matrix = 2 * u64::from(side).pow(2);
+        let product = Dense {
+            out: probe.data,
+            x: probe.data.plus(matrix),
+            weights: probe.data.plus(2 * matrix),
+            bias: Address::NULL,
+            workspace: self.rooms.dense,
+            rows: side,
+            outputs: side,
+            inputs: side,
+            activation: self.plan.activation,
+            adds: false,
+            wide: false,
+        };
+        if !self.driver.multiply(&product)? {
+            return Ok(0);
+        }
+        let work = Work { what: Launched::Product(product), together: TOGETHER };
+        self.rate(&work, 2 * u64::from(side).pow(3), look)
+    }
+}
+
+/// Rows and columns of the largest product whose three square matrices fit in so many bytes.
+fn product_side(bytes: u64) -> u32 {
+    ((bytes / 6).isqrt() as u32 / TILE * TILE).min(MOST_SIDE)
 }
 
 /// The better of two measurements of one card, each figure by itself.
@@ -228,6 +281,17 @@ fn best(before: Ceilings, now: Ceilings) -> Ceilings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_product_fits_in_what_is_there() {
+        assert_eq!(product_side(90_000), 0);
+        assert_eq!(product_side(1 << 20), 384);
+        assert_eq!(product_side(2 << 30), 8192);
+        for bytes in [100_000, 5_000_000, 123_456_789] {
+            let side = u64::from(product_side(bytes));
+            assert!(6 * side * side <= bytes && 6 * (side + 128).pow(2) > bytes);
+        }
+    }
 
     #[test]
     fn of_two_measurements_each_better_figure_stays() {

@@ -5,7 +5,8 @@ use crate::backend::cpu::rope::Turns;
 use crate::cost::Technique;
 use crate::model::Shape;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Dense, Driver};
+use super::flights::shelf_bytes;
 use super::plan::{Plan, parts};
 use super::weights::{Weights, allocate};
 
@@ -31,12 +32,14 @@ pub(super) struct Rooms {
     pub counts: Address,
     /// Results of parts of the vocabulary.
     pub scanned: Address,
-    /// Tokens, their log-probabilities and the entropies of their rows.
+    /// Tokens, their log-probabilities and the entropies of their rows, one behind another.
     pub chosen: [Address; 3],
     /// Cosines and sines of every position.
     pub turns: Address,
     /// What kernels that stand in for fused ones leave for each other.
     pub between: Between,
+    /// What a library of dense products works in; none where there is none.
+    pub dense: Address,
 }
 
 /// Room that only the stand-ins of fused kernels need; none where their technique is used.
@@ -44,7 +47,7 @@ pub(super) struct Rooms {
 pub(super) struct Between {
     /// Rows before they are added to the residual stream, `[rows, hidden]`.
     pub projected: Address,
-    /// Gates and ups, `[rows, 2 ffn]`.
+    /// Gates and ups, `[rows, 2 ffn]`. There too where a library computes them.
     pub gate_up: Address,
     /// Scores and probabilities, `[rows, heads, longest context]`, f32.
     pub scores: Address,
@@ -108,13 +111,19 @@ impl<'a> Room<'a> {
         self.driver.write(counts, &vec![0; 4 * tiles as usize])?;
         let parts = u64::from(shape.vocab.div_ceil(super::launches::SCANNED));
         let scanned = self.take("parts of the vocabulary", 4 * asked * parts * 6)?;
-        let mut words = || self.take("chosen tokens", 4 * asked);
-        let chosen = [words()?, words()?, words()?];
+        // The first two are fetched together.
+        let words = shelf_bytes(plan.limits.logits_rows as usize) as u64 / 2;
+        let tokens = self.take("chosen tokens", 3 * words)?;
+        let chosen = [tokens, tokens.plus(words), tokens.plus(2 * words)];
         let table = Turns::new(&shape.rope, shape.head_dim as usize, plan.positions as usize);
         let bytes: Vec<u8> = table.table().iter().flat_map(|turn| turn.to_le_bytes()).collect();
         let turns = self.take("turns of every position", bytes.len() as u64)?;
         self.driver.write(turns, &bytes)?;
         let between = self.between(shape, plan, weights)?;
+        let dense = match plan.dense {
+            true => self.take("the workspace of dense products", Dense::WORKSPACE)?,
+            false => Address::NULL,
+        };
         Ok(Rooms {
             residual,
             normed,
@@ -129,6 +138,7 @@ impl<'a> Room<'a> {
             chosen,
             turns,
             between,
+            dense,
         })
     }
 
@@ -155,7 +165,7 @@ impl<'a> Room<'a> {
                 2 * rows * u64::from(shape.hidden),
             )?,
             gate_up: take(
-                off(Technique::FusedSwiglu),
+                off(Technique::FusedSwiglu) || plan.dense,
                 "gates and ups",
                 4 * rows * u64::from(shape.ffn),
             )?,

@@ -7,7 +7,7 @@ use crate::backend::bounds::Bounds;
 use crate::backend::{DeviceError, Mask, SequenceRows, StepInputs};
 use crate::cost::Technique;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Driver, Shelf};
 use super::graphs::Form;
 use super::plan::{Plan, TILE};
 use super::weights::allocate;
@@ -47,6 +47,10 @@ pub(super) struct Placed {
     pub masks: Address,
     /// Which mask a row has; none if no row of the step has one.
     pub mask_of: Address,
+    /// Rows whose tokens the step before chooses, how many, and which choice each is.
+    pub awaited: u32,
+    pub awaited_rows: Address,
+    pub awaited_choices: Address,
 }
 
 /// The inputs of steps.
@@ -66,11 +70,12 @@ impl Step {
     /// Bytes of the largest step's inputs.
     pub fn bytes(plan: &Plan, vocab: u32) -> u64 {
         let (rows, asked) = (u64::from(plan.limits.rows), u64::from(plan.limits.logits_rows));
-        // Tokens, positions, slots, contexts, tables of rows; block tables; a tile per row at most.
-        let of_rows = rows * (5 * 4 + 4 * u64::from(plan.blocks()) + 16);
+        // Tokens, positions, slots, contexts, tables of rows, awaited rows and their choices; block
+        // tables; a tile per row at most.
+        let of_rows = rows * (7 * 4 + 4 * u64::from(plan.blocks()) + 16);
         let of_logits = asked * (5 * 4 + 8 + 4 * Mask::words(vocab) as u64);
-        // Each of fourteen parts begins at a multiple of 16.
-        of_rows + of_logits + 14 * 16
+        // Each of sixteen parts begins at a multiple of 16.
+        of_rows + of_logits + 16 * 16
     }
 
     /// Room for steps of a model with so many tokens.
@@ -91,7 +96,8 @@ impl Step {
         })
     }
 
-    /// Takes the inputs of the next step and enqueues their copy.
+    /// Takes the inputs of the next step, behind one in flight that chooses so many tokens, and
+    /// enqueues their copy by a shelf of [`Step::bytes`].
     ///
     /// # Errors
     /// [`DeviceError::Limits`] if they do not fit or do not make sense, [`DeviceError::Lost`] if
@@ -100,8 +106,10 @@ impl Step {
         &mut self,
         driver: &dyn Driver,
         inputs: &StepInputs<'_>,
+        choices: usize,
+        shelf: Shelf,
     ) -> Result<(), DeviceError> {
-        let decodes = self.bounds.check(inputs)?;
+        let decodes = self.bounds.check(inputs, choices)?;
         self.bytes.clear();
         let mut placed = Placed {
             rows: inputs.tokens.len() as u32,
@@ -114,11 +122,15 @@ impl Step {
         self.place_sequences(inputs, &mut placed);
         placed.logits_rows = self.put(inputs.logits_rows.iter().copied());
         self.place_sampling(inputs, &mut placed);
+        // Behind everything that has its place in the steps of a form.
+        placed.awaited = inputs.awaited.len() as u32;
+        placed.awaited_rows = self.put(inputs.awaited.iter().map(|token| token.row));
+        placed.awaited_choices = self.put(inputs.awaited.iter().map(|token| token.chosen));
         if self.bytes.len() > self.most {
             let (found, most) = (self.bytes.len(), self.most);
             return Err(DeviceError::Limits(format!("inputs of {found} bytes, at most {most}")));
         }
-        driver.write(self.room, &self.bytes)?;
+        driver.send(&self.bytes, shelf, self.room)?;
         self.placed = placed;
         Ok(())
     }

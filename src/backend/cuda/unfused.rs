@@ -14,7 +14,7 @@ const GRID: u32 = 65_535;
 pub(super) struct Unfused {
     dequantize: Function,
     residual_add: Function,
-    silu_mul: Function,
+    pub silu_mul: Function,
     bias_add: Function,
     head_norm: Function,
     rope: Function,
@@ -79,7 +79,7 @@ impl Cuda {
                 self.dequantize(kernels, layer as usize, projection)
             }
             Op::ResidualAdd { .. } => self.residual_add(kernels),
-            Op::SiluMul { .. } => self.silu_mul(kernels),
+            Op::SiluMul { .. } => self.silu_mul(kernels.silu_mul),
             Op::BiasAdd { layer } => self.bias_add(kernels, layer as usize),
             Op::HeadNorm { layer } => self.head_norm(kernels, layer as usize),
             Op::Rope { .. } => self.rope(kernels),
@@ -126,13 +126,15 @@ impl Cuda {
         self.driver.launch(kernels.residual_add, grid, 256, &arguments)
     }
 
-    fn silu_mul(&self, kernels: &Unfused) -> Result<(), DriverError> {
+    /// Gates and ups, as a product left them, to feed-forward activations.
+    pub(super) fn silu_mul(&self, kernel: Function) -> Result<(), DriverError> {
         let (rows, width) = (self.step.placed.rows, self.shape.ffn);
         let arguments = Arguments::new()
             .addresses([self.rooms.ffn, self.rooms.between.gate_up])
             .ints([rows, width]);
-        let grid = [(rows * width).div_ceil(PASSED), 1, 1];
-        self.driver.launch(kernels.silu_mul, grid, 256, &arguments)
+        let elements = u64::from(rows) * u64::from(width);
+        let grid = [elements.div_ceil(PASSED.into()) as u32, 1, 1];
+        self.driver.launch(kernel, grid, 256, &arguments)
     }
 
     fn bias_add(&self, kernels: &Unfused, layer: usize) -> Result<(), DriverError> {

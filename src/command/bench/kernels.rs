@@ -54,6 +54,8 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Roofs<'a> {
     device: &'a str,
+    /// What tells when operations ran: host_clock, events or records.
+    timed_by: &'static str,
     ceilings: &'a Ceilings,
 }
 
@@ -66,7 +68,8 @@ pub(super) fn measure(bench: &mut Bench, args: &BenchArgs, model: &str) -> Resul
     let mut out = std::io::stdout().lock();
     if args.json {
         let device = &bench.device.backend().description().name;
-        let text = serde_json::to_string(&Roofs { device, ceilings: &ceilings });
+        let timed_by = bench.device.backend().timed_by().code();
+        let text = serde_json::to_string(&Roofs { device, timed_by, ceilings: &ceilings });
         writeln!(out, "{}", text.map_err(std::io::Error::from)?)?;
     } else {
         writeln!(out, "{model} {}, {} repeats", args.precision.code(), args.repeats)?;

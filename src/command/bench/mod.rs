@@ -1,7 +1,9 @@
 //! `gemba bench`: how fast a model runs here, prefill and decode apart, or each of its kernels.
 
+mod counted;
 mod kernels;
 mod sequences;
+mod speed;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,15 +12,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Failure;
 use super::device::{Device, DeviceName, Placement};
 use super::technique::{TechniqueArgs, switches};
+use super::{Failure, unless_gone};
 use crate::backend::{DeviceError, Limits};
-use crate::event::{Clock, WallClock};
+use crate::event::WallClock;
 use crate::model::{Encoding, open};
 use crate::unit::Nanos;
 
+use counted::{Counted, counted};
 use sequences::{Bench, Plan};
+use speed::{Inflation, Measured, Rates};
 
 /// Options of `gemba bench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -101,28 +105,6 @@ pub enum BenchError {
     Output(#[from] std::io::Error),
 }
 
-/// Several measurements of one rate.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Rates {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Rates {
-    fn of(mut rates: Vec<f64>) -> Self {
-        rates.sort_by(f64::total_cmp);
-        let middle = rates.len() / 2;
-        let median = match rates.len() {
-            0 => 0.0,
-            len if len % 2 == 1 => rates[middle],
-            _ => (rates[middle - 1] + rates[middle]) / 2.0,
-        };
-        let end = |rate: Option<&f64>| rate.copied().unwrap_or(0.0);
-        Self { median, least: end(rates.first()), most: end(rates.last()) }
-    }
-}
-
 /// What `--json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Outcome {
@@ -152,6 +134,17 @@ struct Outcome {
     read_share: f64,
     prefill: Rates,
     decode: Rates,
+    /// What tells when operations ran: host_clock, events or records.
+    timed_by: &'static str,
+    /// What that does to the time of a step, of prefill and of decode; rates are of steps that
+    /// nothing times. Nothing where all are timed, as they are by the host's clock.
+    inflation: BTreeMap<&'static str, Inflation>,
+    /// Of the time of decode steps that were timed, by kernel. The rest passed between kernels.
+    decode_shares: BTreeMap<&'static str, f64>,
+    /// What the card's own counters saw of further decode steps; none where there are none.
+    counters: Option<Counted>,
+    /// Why a card's counters could not be read.
+    no_counters: Option<String>,
 }
 
 /// Runs the benchmark and prints its result.
@@ -161,7 +154,11 @@ struct Outcome {
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let device = DeviceName::find(&args.device)?;
     let placement = placement(args, device)?;
-    measure(args, placement).map_err(|error| Failure::new(error, None::<String>))
+    let measured = match measure(args, placement) {
+        Err(BenchError::Output(error)) => unless_gone(Err(error)).map_err(BenchError::Output),
+        measured => measured,
+    };
+    measured.map_err(|error| Failure::new(error, None::<String>))
 }
 
 fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
@@ -186,51 +183,20 @@ fn measure(args: &BenchArgs, placement: Placement) -> Result<(), BenchError> {
     let probe = Probe::of(&device)?;
     let mut bench = Bench::new(device, plan);
     for batch in &args.batch {
-        let rates = rates(&mut bench, (&probe, clock), *batch, args)?;
-        print(&outcome(&bench.device, args, placement, (model.name(), *batch), rates), args.json)?;
+        let measured = speed::measure(&mut bench, (&probe, clock), *batch, args)?;
+        let read_rate = measured.rates[speed::READS].median;
+        bench.time_operations(false);
+        let counted = counted(&mut bench, (*batch, args.generate), clock, read_rate)?;
+        let of = (model.name(), *batch);
+        let mut outcome = outcome(&bench.device, args, placement, of, measured);
+        match counted {
+            None => {}
+            Some(Ok(counted)) => outcome.counters = Some(counted),
+            Some(Err(why)) => outcome.no_counters = Some(why),
+        }
+        print(&outcome, args.json)?;
     }
     Ok(())
-}
-
-/// Prefill, decode, weights and plain reading, each per second, and weights by plain reading.
-type Measured = [Rates; 5];
-
-/// Measures one batch, in turns with plain reading.
-fn rates(
-    bench: &mut Bench,
-    (probe, clock): (&Probe, WallClock),
-    batch: u32,
-    args: &BenchArgs,
-) -> Result<Measured, DeviceError> {
-    let mut measured = [const { Vec::new() }; 5];
-    // The first step only warms up.
-    bench.decode(batch, 0..1)?;
-    for _ in 0..args.repeats {
-        let start = clock.now();
-        bench.prefill(batch)?;
-        let prefilled = clock.now().saturating_sub(start);
-        let (mut weight_bytes, mut decoded) = (0, Nanos::ZERO);
-        let (mut read_bytes, mut reading) = (0, Nanos::ZERO);
-        for done in (0..args.generate).step_by(TURN as usize) {
-            let start = clock.now();
-            weight_bytes += bench.decode(batch, done..args.generate.min(done + TURN))?;
-            decoded += clock.now().saturating_sub(start);
-            let (bytes, time) = probe.read(&bench.device)?;
-            (read_bytes, reading) = (read_bytes + bytes, reading + time);
-        }
-        let tokens = |each: u32| f64::from(batch) * f64::from(each);
-        let weight_rate = per_second(weight_bytes as f64, decoded);
-        let read_rate = per_second(read_bytes as f64, reading);
-        let repeat = [
-            per_second(tokens(args.prompt), prefilled),
-            per_second(tokens(args.generate), decoded),
-            weight_rate,
-            read_rate,
-            weight_rate / read_rate,
-        ];
-        measured.iter_mut().zip(repeat).for_each(|(all, one)| all.push(one));
-    }
-    Ok(measured.map(Rates::of))
 }
 
 fn outcome(
@@ -238,8 +204,9 @@ fn outcome(
     args: &BenchArgs,
     placement: Placement,
     (model, batch): (&str, u32),
-    [prefill, decode, weights, reads, shares]: Measured,
+    measured: Measured,
 ) -> Outcome {
+    let [prefill, decode, weights, reads, shares] = measured.rates;
     Outcome {
         model: model.to_owned(),
         precision: args.precision.code(),
@@ -261,18 +228,19 @@ fn outcome(
         read_share: shares.median,
         prefill,
         decode,
+        timed_by: device.backend().timed_by().code(),
+        inflation: measured.inflation,
+        decode_shares: measured.decode_shares,
+        counters: None,
+        no_counters: None,
     }
 }
 
-fn per_second(amount: f64, time: Nanos) -> f64 {
-    if time == Nanos::ZERO { 0.0 } else { amount / time.as_secs_f64() }
-}
-
 const BLOCK_TOKENS: u32 = 16;
+/// Kernels whose shares are printed.
+const SHOWN: usize = 5;
 
-/// Decode steps between two looks at what plain reading reaches.
-const TURN: u32 = 8;
-/// How long such a look takes, in two halves.
+/// How long a look at what plain reading reaches takes.
 const READING: Duration = Duration::from_millis(60);
 
 fn blocks_each(args: &BenchArgs) -> u32 {
@@ -354,23 +322,31 @@ fn print(outcome: &Outcome, json: bool) -> Result<(), BenchError> {
         "{name:28}{:>12.1}  ({share:.0} % reached)",
         outcome.read_bytes_per_s as f64 / 1e9
     )?;
+    print_shares(&mut out, outcome)?;
+    if let Some(counted) = &outcome.counters {
+        counted.print(&mut out)?;
+    }
+    if let Some(why) = &outcome.no_counters {
+        writeln!(out, "{:28}{:>12}  ({why})", "decode, counted, GB/s", "none")?;
+    }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_have_a_middle_and_ends() {
-        for (rates, expected) in [
-            (vec![], [0.0, 0.0, 0.0]),
-            (vec![4.0], [4.0, 4.0, 4.0]),
-            (vec![3.0, 1.0], [2.0, 1.0, 3.0]),
-            (vec![3.0, 1.0, 2.0], [2.0, 1.0, 3.0]),
-        ] {
-            let Rates { median, least, most } = Rates::of(rates);
-            assert_eq!([median, least, most], expected);
-        }
+/// The kernels that take most of a decode step, and what it costs to know that.
+fn print_shares(out: &mut impl Write, outcome: &Outcome) -> Result<(), BenchError> {
+    let mut shares: Vec<_> = outcome.decode_shares.iter().collect();
+    shares.sort_by(|a, b| b.1.total_cmp(a.1));
+    let between = 1.0 - outcome.decode_shares.values().sum::<f64>();
+    let largest = shares.iter().take(SHOWN).map(|(kernel, share)| (**kernel, **share));
+    let all = largest.chain([("between kernels", between.max(0.0))]);
+    let all: Vec<_> = all.map(|(what, share)| format!("{what} {:.1} %", 100.0 * share)).collect();
+    writeln!(out, "{:28}{}", "decode, largest shares", all.join(", "))?;
+    for (phase, Inflation { pairs, median, quartiles: [low, high] }) in &outcome.inflation {
+        let (name, by) = (format!("{phase}, timed by untimed"), outcome.timed_by);
+        writeln!(
+            out,
+            "{name:28}{median:>12.3}  (by {by}, {pairs} pairs, quartiles {low:.3} to {high:.3})"
+        )?;
     }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! A device and sequences that run on it, step by step.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::device::Device;
 use crate::backend::{DeviceError, Sampled, Sampling, SequenceRows, Span, StepInputs};
-use crate::cost::{Budget, Formulas};
+use crate::cost::{Budget, Formulas, Kernel};
 use crate::engine::forward;
+use crate::unit::Nanos;
 
 /// Rows of one sequence in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,14 @@ pub(super) struct Bench {
     /// What each operation of the last step had to do, and when it ran.
     pub budgets: Vec<Budget>,
     pub spans: Vec<Span>,
+    /// How long each kernel ran in steps that were timed.
+    times: BTreeMap<Kernel, Nanos>,
     sampled: Vec<Sampled>,
+    /// Whether operations are timed: the steps whose times are looked at run one by one, the others
+    /// as far ahead as the device takes them.
+    timed: bool,
+    /// Steps that have not ended.
+    flying: u32,
 }
 
 impl Bench {
@@ -58,8 +67,17 @@ impl Bench {
             tables: (0..sequences).map(table).collect(),
             budgets: Vec::new(),
             spans: Vec::new(),
+            times: BTreeMap::new(),
             sampled: Vec::new(),
+            timed: true,
+            flying: 0,
         }
+    }
+
+    /// Whether operations are timed from the next step on; says whether they are.
+    pub fn time_operations(&mut self, each: bool) -> bool {
+        self.timed = self.device.backend_mut().time_operations(each);
+        self.timed
     }
 
     /// A random token, the same for the same seed.
@@ -83,15 +101,15 @@ impl Bench {
                 context += rows;
                 room -= rows;
                 if room == 0 {
-                    self.step(std::mem::take(&mut parts))?;
+                    self.hand_over(std::mem::take(&mut parts))?;
                     room = chunk;
                 }
             }
         }
         if !parts.is_empty() {
-            self.step(parts)?;
+            self.hand_over(parts)?;
         }
-        Ok(())
+        self.end(0)
     }
 
     /// Generates these tokens of so many sequences behind their prompts; the weight bytes that this
@@ -101,13 +119,26 @@ impl Bench {
         for done in tokens {
             let context = self.plan.prompt + done;
             let part = |sequence| Part { sequence, context, rows: 1, ends: true };
-            weight_bytes += self.step((0..batch).map(part).collect())?;
+            weight_bytes += self.hand_over((0..batch).map(part).collect())?;
         }
+        self.end(0)?;
         Ok(weight_bytes)
     }
 
-    /// Runs a step; the weight bytes it had to read.
-    pub fn step(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
+    /// How long each kernel ran since the last call, in steps that were timed.
+    pub fn take_times(&mut self) -> BTreeMap<Kernel, Nanos> {
+        std::mem::take(&mut self.times)
+    }
+
+    /// Runs a step.
+    pub fn step(&mut self, parts: Vec<Part>) -> Result<(), DeviceError> {
+        self.hand_over(parts)?;
+        self.end(0)
+    }
+
+    /// Hands a step over, and waits for one before it where the device takes no more; the weight
+    /// bytes it has to read.
+    fn hand_over(&mut self, mut parts: Vec<Part>) -> Result<u64, DeviceError> {
         parts.sort_by_key(|part| part.rows > 1);
         let (mut tokens, mut logits_rows) = (Vec::new(), Vec::new());
         let mut sequences = Vec::new();
@@ -129,6 +160,7 @@ impl Bench {
         let sampling = vec![Sampling::GREEDY; logits_rows.len()];
         self.device.backend_mut().begin_step(&StepInputs {
             masks: &[],
+            awaited: &[],
             tokens: &tokens,
             sequences: &sequences,
             logits_rows: &logits_rows,
@@ -140,9 +172,25 @@ impl Bench {
             self.budgets.push(budget);
             self.device.backend_mut().launch(op)?;
         }
-        self.spans.clear();
-        self.sampled.clear();
-        self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
+        self.device.backend_mut().submit()?;
+        self.flying += 1;
+        let most = if self.timed { 1 } else { self.device.backend().steps_in_flight() };
+        self.end(most - 1)?;
         Ok(self.budgets.iter().map(|budget| budget.weight_bytes.0).sum())
+    }
+
+    /// Waits until at most so many steps have not ended.
+    fn end(&mut self, flying: u32) -> Result<(), DeviceError> {
+        while self.flying > flying {
+            self.flying -= 1;
+            self.spans.clear();
+            self.sampled.clear();
+            self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
+            for (budget, span) in self.budgets.iter().zip(&self.spans) {
+                let time = span.end.saturating_sub(span.start);
+                *self.times.entry(budget.kernel).or_default() += time;
+            }
+        }
+        Ok(())
     }
 }

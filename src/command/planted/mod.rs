@@ -5,6 +5,7 @@
 //! It stands in the roof because it needs both arms: the engine that runs and the books that
 //! explain. Every run is instant and the same for ever.
 
+mod clock;
 mod edit;
 mod memory;
 mod rows;
@@ -63,7 +64,7 @@ pub enum PlantError {
 /// Every scenario, in the order of the catalogue of causes.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    let mut all = [time::SCENARIOS, rows::SCENARIOS, memory::SCENARIOS].concat();
+    let mut all = [time::SCENARIOS, clock::SCENARIOS, rows::SCENARIOS, memory::SCENARIOS].concat();
     all.sort_by_key(|scenario| scenario.cause);
     all
 }
@@ -94,7 +95,6 @@ fn reason(entry: &Entry) -> Option<&'static str> {
     }
     match entry.cause {
         Cause::Peer | Cause::Collective => Some("The engine runs on one device."),
-        Cause::Throttle => Some("No rule books it yet; slow clocks show as `kernel_slack`."),
         Cause::HostCopy | Cause::KvMove => {
             Some("The engine has no such copies, and no fact tells of them.")
         }

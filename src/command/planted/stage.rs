@@ -34,6 +34,7 @@ fn storage(options: &Options, quantized_rows: bool) -> Storage {
         block_tokens: options.memory.block_tokens,
         piece_tokens: None,
         quantized_rows,
+        swiglu_rows: None,
         techniques: Techniques::ALL,
     }
 }

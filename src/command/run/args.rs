@@ -382,6 +382,13 @@ mod tests {
     }
 
     #[test]
+    fn pairs_beyond_any_runs_length_are_refused() {
+        let said = Line::try_parse_from(["gemba", "--observer-pairs=1001"]).err().unwrap();
+        assert!(said.to_string().contains("1001 is not in 0..=1000"), "{said}");
+        assert_eq!(parse(&["--observer-pairs=1000"]).output.observer_pairs, 1000);
+    }
+
+    #[test]
     fn the_promise_comes_from_the_flags_or_the_workload() {
         let args = parse(&["--goodput", "ttft:200 tpot:20"]);
         let slo = args.terms.slo(Flags("run"), crate::workload::Slo::default()).unwrap();

@@ -1,6 +1,7 @@
 //! A device and the header of the run that is recorded on it: what `run` and `serve` share.
 
 use std::cell::RefCell;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,14 +10,16 @@ use super::super::Failure;
 use super::super::device::{Device, DeviceName, Placement};
 use super::folder::machine;
 use crate::backend::cpu::{POWERCAP, Rapl};
-use crate::backend::cuda::{Library, Nvml, ThisMachine, look};
+use crate::backend::cuda::{Counters, Library, Nvml, ThisMachine, look};
 use crate::backend::{Description, Meter, cache_folder};
 use crate::engine::calibrate::kept_calibration;
-use crate::event::{Calibration, Ceilings, Clock, WallClock};
+use crate::event::{Activity, Calibration, Ceilings, Clock, WallClock};
 use crate::model::Model;
 use crate::session::{DeviceSource, Metering, Outcome};
-use crate::trace::{Beside, DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError};
-use crate::unit::{Nanos, UnixNanos};
+use crate::trace::{
+    Beside, CountersHeader, DeviceHeader, Header, HeaderFile, RunWriter, Status, TraceError, Window,
+};
+use crate::unit::{Bytes, Nanos, UnixNanos};
 
 /// A run that is about to be recorded on a device that is not yet loaded.
 pub(in crate::command) struct Recording {
@@ -26,6 +29,8 @@ pub(in crate::command) struct Recording {
     header_file: HeaderFile,
     beside: Beside,
     metering: RefCell<Option<Metering>>,
+    /// A card's own counters, or why they cannot be read.
+    counters: RefCell<Option<io::Result<Counters>>>,
 }
 
 impl Recording {
@@ -38,6 +43,7 @@ impl Recording {
             header_file: writer.header_file(),
             beside: writer.beside(),
             metering: RefCell::new(None),
+            counters: RefCell::new(None),
         }
     }
 
@@ -94,10 +100,11 @@ impl Recording {
         }
     }
 
-    /// Begins to read a card's meters, where they can be read.
+    /// Begins to read a card's meters and counters, where they can be read.
     fn meter_card(&self, number: u32) {
         let found = look(&ThisMachine, &[Library::Driver]);
         let Some(card) = found.cards.get(number as usize) else { return };
+        *self.counters.borrow_mut() = Some(Counters::begin(&card.uuid, self.clock));
         match Nvml::open(&card.uuid) {
             Ok(meter) => self.meter(meter),
             Err(error) => self.note(format!(
@@ -149,8 +156,12 @@ impl Recording {
         outcome: &Outcome,
         last: impl FnOnce(&mut Header),
     ) -> Result<(), TraceError> {
-        drop(self.metering);
+        let meter = self.metering.into_inner().and_then(Metering::end);
         let mut header = self.header.into_inner();
+        header.meters = meter.into_iter().collect();
+        let played = Window { start_ns: outcome.play_start, end_ns: outcome.window.end_ns };
+        let counters = self.counters.into_inner();
+        header.counters = counters.map(|counters| counted(counters, played)).into_iter().collect();
         header.status = outcome.status;
         header.window = outcome.window;
         header.kv_bytes_per_token = outcome.kv_bytes_per_token;
@@ -161,8 +172,24 @@ impl Recording {
             crate::unit::si_nanos(played)
         );
         header.workload.notes.push(note);
+        header.workload.notes.extend(outcome.timed_by.note());
         last(&mut header);
         writer.close(&header)
+    }
+}
+
+/// What a card's counters told of the time in which requests were played.
+fn counted(counters: io::Result<Counters>, played: Window) -> CountersHeader {
+    let read = counters.and_then(|counters| {
+        let peak = Bytes(counters.peak_bytes_per_s());
+        Ok((peak, counters.end()?))
+    });
+    match read {
+        Ok((peak, stretches)) => {
+            let activity = Activity::within(&stretches, played.start_ns, played.end_ns);
+            CountersHeader { peak_bytes_per_s: Some(peak), activity, ..CountersHeader::default() }
+        }
+        Err(error) => CountersHeader { why: Some(error.to_string()), ..CountersHeader::default() },
     }
 }
 

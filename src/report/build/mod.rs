@@ -50,6 +50,11 @@ pub struct Findings<'a> {
     pub notes: Vec<String>,
     /// What recording cost, as a sentence.
     pub observer: String,
+    /// What the meters told, a sentence or more each.
+    pub meters: Vec<String>,
+    /// Bytes that the devices' own counters saw go to and from their memory while requests were
+    /// played, or why they could not; none where there are no counters.
+    pub counted: Option<Result<u128, String>>,
 }
 
 /// Builds the report of a run.
@@ -256,7 +261,7 @@ fn method(findings: &Findings<'_>) -> Vec<(String, String)> {
         "The run is large: postings are sums over all steps."
     };
     let text = |heading: &str, text: &str| (heading.to_owned(), text.to_owned());
-    vec![
+    let mut method = vec![
         text(
             "Closing",
             "Every amount is an integer. What there was to account for comes from an identity \
@@ -284,7 +289,36 @@ fn method(findings: &Findings<'_>) -> Vec<(String, String)> {
             "A cause's amount is what it cost in this run, not what removing it would save. \
              Savings are shown only by a re-run.",
         ),
-    ]
+    ];
+    if !findings.meters.is_empty() {
+        method.push(text("Meters", &findings.meters.join(" ")));
+    }
+    if let Some(counted) = &findings.counted {
+        method.push(text("Counters", &counters(counted.as_ref(), findings.books)));
+    }
+    method
+}
+
+/// What the devices' own counters saw, beside what was booked.
+fn counters(counted: Result<&u128, &String>, books: &Books) -> String {
+    let counted = match counted {
+        Ok(counted) => *counted,
+        Err(why) => return format!("The devices' own counters could not be read: {why}."),
+    };
+    let balance = books.trial_balance(Commodity::Bytes);
+    let budget = balance.map_or(0, |balance| balance.capacity);
+    let ratio = match budget {
+        0 => "nothing was launched".to_owned(),
+        budget => format!("{:.3} of the budgets", counted as f64 / budget as f64),
+    };
+    format!(
+        "While requests were played, the devices' own counters saw {} go to and from their memory; \
+         the budgets of all launches come to {}: {ratio}. The counters see what passes the last \
+         cache. What stays there is in the budgets alone; what is read twice, and what a launch \
+         keeps for itself, is in the counters alone.",
+        ledgers::amount(Commodity::Bytes, counted),
+        ledgers::amount(Commodity::Bytes, budget),
+    )
 }
 
 /// Every cause of the catalogue, for glossaries.

@@ -62,8 +62,9 @@ pub(in crate::report) fn ledger(commodity: Commodity) -> Origin {
             "run.json: window, devices; launches, steps, rows, states",
         ),
         Commodity::Energy => (
-            "device time × declared power, idle or busy; modelled",
-            "run.json: energy; launches, states",
+            "by how much the meters' counters rose, or device time × declared power, idle or busy; \
+             split by device time and power",
+            "power: energy_uj; run.json: energy, meters; launches, states",
         ),
         Commodity::Memory => (
             "what there was: memory of the devices × window; booked: bytes held × time",

@@ -125,6 +125,7 @@ impl Device {
     }
 
     pub(super) fn power(&mut self, power: &Power) {
+        self.timeline.plan.push_reading(power);
         if power.basis == Provenance::Measured {
             self.meter = Some((self.meter.map_or(*power, |(first, _)| first), *power));
         }
@@ -231,9 +232,9 @@ impl Device {
         self.again.open(visit.step, &visit.rows, tally);
         self.again.add_gap(visit.gap);
         self.again.add_host(visit.host + visit.observer, visit.observer);
-        for (launch, nanos) in &visit.launches {
+        for (launch, owned) in &visit.launches {
             let floor = bench.floor(launch);
-            self.again.add_launch((launch, floor), *nanos, bench);
+            self.again.add_launch((launch, floor), *owned, bench);
         }
         self.again.close(bench.launch_floor, tally);
         tally.turn_to(Pass::Walk);

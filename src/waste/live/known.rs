@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::event::{Fate, Outcome, Row, StateChange, Step, StepId};
+use crate::event::{Fate, Outcome, Power, Row, StateChange, Step, StepId};
 use crate::trace::resolve;
+use crate::waste::clock::{ClockChange, Clocks};
 use crate::waste::timeline::{Plan, Stretch};
 
 /// Steps that stay known although time has passed them: operations of a step may be said late.
@@ -55,6 +56,8 @@ struct KnownStep {
 #[derive(Debug)]
 pub(super) struct Known {
     states: Shelf<StateChange>,
+    clock: Clocks,
+    clocks: Shelf<ClockChange>,
     stretches: Shelf<Stretch>,
     steps: Shelf<KnownStep>,
     places: HashMap<StepId, usize>,
@@ -65,6 +68,8 @@ impl Known {
     pub(super) fn new() -> Self {
         Self {
             states: Shelf::new(),
+            clock: Clocks::default(),
+            clocks: Shelf::new(),
             stretches: Shelf::new(),
             steps: Shelf::new(),
             places: HashMap::new(),
@@ -74,6 +79,12 @@ impl Known {
 
     pub(super) fn push_state(&mut self, change: StateChange) {
         self.states.push(change);
+    }
+
+    pub(super) fn push_reading(&mut self, reading: &Power) {
+        if let Some(change) = self.clock.take(reading) {
+            self.clocks.push(change);
+        }
     }
 
     pub(super) fn push_step(&mut self, step: Step) {
@@ -104,8 +115,9 @@ impl Known {
     }
 
     /// Forgets what the walker, which is at these places, will not ask for again.
-    pub(super) fn forget(&mut self, (state, stretch): (usize, usize)) {
+    pub(super) fn forget(&mut self, (state, clock, stretch): (usize, usize, usize)) {
         self.states.forget_before(state.saturating_sub(1), |_| ());
+        self.clocks.forget_before(clock, |_| ());
         self.stretches.forget_before(stretch, |_| ());
         let places = &mut self.places;
         self.steps.forget_before(stretch.saturating_sub(STEPS_KEPT), |known| {
@@ -143,6 +155,10 @@ pub(super) fn resolve_rows(rows: &mut [Row], request: u64, outcome: Outcome) -> 
 impl Plan for Known {
     fn state(&self, place: usize) -> Option<StateChange> {
         self.states.get(place).copied()
+    }
+
+    fn clock(&self, place: usize) -> Option<ClockChange> {
+        self.clocks.get(place).copied()
     }
 
     fn stretch(&self, place: usize) -> Option<Stretch> {

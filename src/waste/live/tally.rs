@@ -12,6 +12,7 @@ use super::visits::{Visit, Visits};
 use crate::event::{Launch, Row, Step};
 use crate::waste::catalogue::{CAUSES, Cause};
 use crate::waste::journal::{Accounts, Sink, Slot};
+use crate::waste::kernel::Owned;
 use crate::waste::posting::{Account, Commodity, add_at};
 
 /// How many causes there are.
@@ -136,7 +137,7 @@ impl Tally {
     pub(super) fn under_way(&self) -> (u128, u128) {
         let launches = self.current.iter().flat_map(|visit| &visit.launches);
         launches.fold((0, 0), |(nanos, bytes), (launch, owned)| {
-            (nanos + u128::from(*owned), bytes + super::bytes(launch))
+            (nanos + u128::from(owned.nanos), bytes + super::bytes(launch))
         })
     }
 
@@ -338,9 +339,9 @@ impl Sink for Tally {
         self.current = Some(Visit::new(*step, rows, self.launches));
     }
 
-    fn launched(&mut self, launch: &Launch, nanos: u64) {
+    fn launched(&mut self, launch: &Launch, owned: Owned) {
         if let Some(visit) = &mut self.current {
-            visit.launches.push((*launch, nanos));
+            visit.launches.push((*launch, owned));
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::known::resolve_rows;
 use crate::event::{Fate, Launch, Outcome, Phase, Row, Step};
+use crate::waste::kernel::Owned;
 
 /// Operations kept at most: some tens of megabytes. A request that is lost after more of them
 /// than this has passed is booked by its rows' shares.
@@ -15,7 +16,7 @@ const LAUNCHES_KEPT: usize = 400_000;
 pub(super) struct Visit {
     pub(super) step: Step,
     pub(super) rows: Vec<Row>,
-    pub(super) launches: Vec<(Launch, u64)>,
+    pub(super) launches: Vec<(Launch, Owned)>,
     pub(super) gap: u64,
     pub(super) host: u64,
     pub(super) observer: u64,
