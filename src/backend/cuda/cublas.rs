@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_void};
 use std::ptr;
 
@@ -118,16 +119,15 @@ impl CublasLt {
     ) -> Result<bool, DriverError> {
         let key = Key::of(product);
         let mut known = self.known.borrow_mut();
-        if !known.contains_key(&key) {
-            if captured {
-                return Ok(false);
-            }
-            known.insert(key, Way::find(self.handle, key, product.bias)?);
-        }
-        let Some(Some(way)) = known.get(&key) else { return Ok(false) };
-        let enqueued = way.enqueue(self.handle, stream, product)?;
+        let way = match known.entry(key) {
+            Entry::Occupied(met) => met.into_mut(),
+            Entry::Vacant(_) if captured => return Ok(false),
+            Entry::Vacant(new) => new.insert(Way::find(self.handle, key, product.bias)?),
+        };
+        let Some(found) = way else { return Ok(false) };
+        let enqueued = found.enqueue(self.handle, stream, product)?;
         if !enqueued {
-            known.insert(key, None);
+            *way = None;
         }
         Ok(enqueued)
     }
