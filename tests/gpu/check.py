@@ -180,6 +180,7 @@ class Pages(unittest.TestCase):
         rates = {"least": 1.0, "most": 2.0}
         row = {"precision": "bf16", "batch": 1, "prefill_tokens_per_s": 1.0,
                "decode_tokens_per_s": 1.0, "decode": rates, "weight_bytes_per_s": 1e9,
+               "timed_by": "events", "inflation": {}, "decode_shares": {"qkv": 0.4},
                "read_share": 0.5}
         told = row | {"counters": {"ratio": 1.25, "doubt": None}, "no_counters": None}
         doubted = row | {"counters": {"ratio": 9.0, "doubt": "too low"}, "no_counters": None}
