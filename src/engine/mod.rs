@@ -7,6 +7,7 @@
 
 pub mod calibrate;
 mod chronicle;
+mod flight;
 pub mod forward;
 mod inputs;
 mod order;

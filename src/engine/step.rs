@@ -4,19 +4,19 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{Backend, DeviceError, Limits, Op, Sampled, Sampling, Span, StepInputs};
+use crate::backend::{Backend, DeviceError, Limits, Op, Sampled, Span};
 use crate::cost::{Budget, Formulas};
 use crate::event::{
     Arrival, Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
 };
 use crate::schedule::{
-    self, AWAITED, BlockCount, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal,
-    Scheduled, Scheduler, Submission,
+    self, Decision, End, Ended, Idle, Options, OptionsError, Outlook, Refusal, Scheduler,
+    Submission,
 };
 use crate::unit::Nanos;
 
 use super::chronicle::{Chronicle, States};
-use super::forward;
+use super::flight::Flight;
 use super::inputs::Inputs;
 use super::order::{Answer, Consumer, Finished, Order, Verdict};
 
@@ -90,62 +90,41 @@ pub struct Counts {
 }
 
 /// A request inside the engine.
-struct Live<'c> {
-    answer: Answer,
-    verdict: Verdict<'c>,
-    consumer: Option<Box<dyn Consumer + 'c>>,
-    output: Vec<u32>,
-    first_scheduled: Option<Nanos>,
-    first_token: Option<Nanos>,
-    cached_tokens: u32,
-    arrived: Nanos,
+pub(super) struct Live<'c> {
+    pub(super) answer: Answer,
+    pub(super) verdict: Verdict<'c>,
+    pub(super) consumer: Option<Box<dyn Consumer + 'c>>,
+    pub(super) output: Vec<u32>,
+    pub(super) first_scheduled: Option<Nanos>,
+    pub(super) first_token: Option<Nanos>,
+    pub(super) cached_tokens: u32,
+    pub(super) arrived: Nanos,
     /// It has left, though its rows may go on.
-    left: bool,
+    pub(super) left: bool,
 }
 
 /// Runs requests on one device.
 pub struct Engine<'c> {
-    backend: Box<dyn Backend>,
-    scheduler: Scheduler,
-    clock: &'c dyn Clock,
-    formulas: Formulas,
-    chronicle: Chronicle,
-    inputs: Inputs,
-    live: HashMap<RequestId, Live<'c>>,
-    finished: Vec<Finished>,
-    counts: Counts,
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) scheduler: Scheduler,
+    pub(super) clock: &'c dyn Clock,
+    pub(super) formulas: Formulas,
+    pub(super) chronicle: Chronicle,
+    pub(super) inputs: Inputs,
+    pub(super) live: HashMap<RequestId, Live<'c>>,
+    pub(super) finished: Vec<Finished>,
+    pub(super) counts: Counts,
     /// The step that runs on the device.
-    flight: Option<Flight>,
+    pub(super) flight: Option<Flight>,
     /// When a step was last launched with no other in flight.
-    alone: Nanos,
+    pub(super) alone: Nanos,
     /// Kept from step to step.
-    operations: Vec<(Op, Budget)>,
-    spans: Vec<Span>,
-    sampled: Vec<Sampled>,
+    pub(super) operations: Vec<(Op, Budget)>,
+    pub(super) spans: Vec<Span>,
+    pub(super) sampled: Vec<Sampled>,
     /// Whether the device says when each operation ran.
-    timed: bool,
+    pub(super) timed: bool,
 }
-
-/// A step that was launched and whose result was not taken.
-struct Flight {
-    decision: Decision,
-    operations: Vec<(Op, Budget)>,
-    /// What its fact says beside the decision.
-    queued: u32,
-    blocks: BlockCount,
-    /// When the device had nothing else left to do: when the host began to prepare the step, or
-    /// when the step before ended.
-    host_start: Nanos,
-    /// Whether the device says when each operation ran.
-    timed: bool,
-    /// When the device could begin: when its first operation was handed over, or when the step
-    /// before ended.
-    start: Nanos,
-}
-
-/// After so long with a step in flight the engine waits for the device once: a device tells times
-/// by a clock of its own, which is set by the host's when nothing is in flight.
-const IN_FLIGHT: Nanos = Nanos(1_000_000_000);
 
 impl<'c> Engine<'c> {
     /// An engine for `device` with an empty queue. The backend was built with `clock`.
@@ -373,90 +352,6 @@ impl<'c> Engine<'c> {
         Ok(Turn::Ran)
     }
 
-    /// Whether the next step may be launched before the result of the one in flight is known.
-    fn goes_ahead(&self, now: Nanos) -> bool {
-        let waits = |request: RequestId| {
-            let live = self.live.get(&request);
-            live.and_then(|live| live.consumer.as_ref()).is_some_and(|consumer| consumer.waits())
-        };
-        let mut scheduled = self.flight.iter().flat_map(|flight| &flight.decision.scheduled);
-        self.backend.steps_in_flight() > 1
-            && now.saturating_sub(self.alone) < IN_FLIGHT
-            && self.scheduler.foresees(now)
-            && !scheduled.any(|scheduled| scheduled.request.is_some_and(waits))
-    }
-
-    /// Launches the step of `decision`, then takes the result of the one before, if one is in
-    /// flight.
-    fn step(
-        &mut self,
-        decision: Decision,
-        host_start: Nanos,
-        before: Option<Flight>,
-        recorder: &mut dyn Recorder,
-    ) -> Result<(), DeviceError> {
-        let Some(mut before) = before else {
-            self.alone = host_start;
-            self.schedule(&decision, host_start);
-            self.flight = Some(self.launch(decision, host_start, None)?);
-            return Ok(());
-        };
-        let mut next = self.launch(decision, host_start, Some(&before.decision))?;
-        // The decision took its blocks before the result gave others back.
-        for flight in [&mut before, &mut next] {
-            let changes = std::mem::take(&mut flight.decision.memory);
-            self.chronicle.blocks(flight.host_start, &changes, recorder);
-        }
-        let (end, ended) = self.land(before, recorder)?;
-        next.host_start = next.host_start.max(end);
-        next.start = next.start.max(end);
-        for row in &mut next.decision.rows {
-            // Its answer was whole before it ran.
-            if row.request.is_some_and(|request| ended.contains(&request)) {
-                row.fate = Fate::Overrun;
-            }
-        }
-        self.schedule(&next.decision, next.host_start);
-        self.flight = Some(next);
-        Ok(())
-    }
-
-    /// Takes the result of the step in flight, if there is one.
-    ///
-    /// # Errors
-    /// [`DeviceError`] if the device failed; [`Engine::fail`] must follow.
-    pub fn settle(&mut self, recorder: &mut dyn Recorder) -> Result<(), DeviceError> {
-        let Some(flight) = self.flight.take() else { return Ok(()) };
-        let since = flight.host_start;
-        self.land(flight, recorder).inspect_err(|_| {
-            // Nothing is known of the time since.
-            self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
-        })?;
-        Ok(())
-    }
-
-    /// Takes the result of a step and says what it was. Gives when it ended, and whose answers
-    /// became whole with it.
-    fn land(
-        &mut self,
-        flight: Flight,
-        recorder: &mut dyn Recorder,
-    ) -> Result<(Nanos, Vec<RequestId>), DeviceError> {
-        let end = self.collect(&flight)?;
-        // The host may have been busy with the next step when the results came.
-        let noticed = self.clock.now();
-        let sampled = self.take_tokens(&flight.decision, noticed);
-        let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
-        // Unless another step is in flight, the device is idle from here on: everything is said
-        // after its work.
-        self.chronicle.blocks(flight.host_start, &flight.decision.memory, recorder);
-        self.tell(&flight, end, recorder);
-        self.operations = flight.operations;
-        self.chronicle.blocks(noticed, &effects.memory, recorder);
-        self.end(&effects.ended, noticed, recorder);
-        Ok((end, effects.ended.iter().map(|ended| ended.request).collect()))
-    }
-
     /// After the device has failed: every live request fails with it.
     pub fn fail(&mut self, recorder: &mut dyn Recorder) {
         self.flight = None;
@@ -467,7 +362,7 @@ impl<'c> Engine<'c> {
     }
 
     /// Notes when requests are first given rows.
-    fn schedule(&mut self, decision: &Decision, at: Nanos) {
+    pub(super) fn schedule(&mut self, decision: &Decision, at: Nanos) {
         self.counts.preemptions += decision.preempted.len() as u64;
         for admission in &decision.admitted {
             if let Some(live) = self.live.get_mut(&admission.request)
@@ -485,79 +380,8 @@ impl<'c> Engine<'c> {
         }
     }
 
-    /// Hands the rows of a decision to the device, behind those of `before`, which is in flight.
-    fn launch(
-        &mut self,
-        decision: Decision,
-        host_start: Nanos,
-        before: Option<&Decision>,
-    ) -> Result<Flight, DeviceError> {
-        let Self { backend, scheduler, inputs, live, .. } = self;
-        let mut operations = std::mem::take(&mut self.operations);
-        let chosen = choices(before);
-        inputs.fill(
-            &decision,
-            scheduler,
-            |request| chosen.get(&request).copied(),
-            |scheduled| sampling(scheduled, scheduler.answer_tokens(scheduled), live),
-        );
-        inputs.mask(&decision, |scheduled, words| {
-            words.extend_from_slice(allowed(scheduled, live).unwrap_or_default());
-        });
-        let masks = inputs.masks();
-        let sequences = inputs.sequences(&decision, scheduler);
-        let load = self.formulas.load(
-            sequences.iter().map(|rows| (rows.context, rows.rows.len() as u32)),
-            inputs.logits_rows.len() as u32,
-        );
-        operations.clear();
-        operations.extend(forward::step(&self.formulas, backend.shape().layers, &load));
-        backend.begin_step(&StepInputs {
-            tokens: &inputs.tokens,
-            awaited: &inputs.awaited,
-            sequences: &sequences,
-            logits_rows: &inputs.logits_rows,
-            sampling: &inputs.sampling,
-            masks: &masks,
-        })?;
-        let start = self.clock.now();
-        for (op, _) in &operations {
-            backend.launch(*op)?;
-        }
-        backend.submit()?;
-        let (queued, blocks) = (scheduler.live().0 as u32, scheduler.blocks());
-        let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
-        let foreseen: Vec<u32> = samples
-            .map(|scheduled| pinned(scheduled, scheduler.answer_tokens(scheduled), live))
-            .map(|token| token.unwrap_or(AWAITED))
-            .collect();
-        scheduler.launched(&decision, &foreseen);
-        let timed = self.timed;
-        Ok(Flight { decision, operations, queued, blocks, timed, host_start, start })
-    }
-
-    /// Waits for a step and takes its times and tokens. Gives when its last result was there, or
-    /// when its last operation ended, if the device has gone on to another step since.
-    fn collect(&mut self, flight: &Flight) -> Result<Nanos, DeviceError> {
-        self.spans.clear();
-        self.sampled.clear();
-        self.backend.end_step(&mut self.spans, &mut self.sampled)?;
-        let timed = if flight.timed { flight.operations.len() } else { 0 };
-        let returned = self.spans.len();
-        let samples = flight.decision.scheduled.iter().filter(|scheduled| scheduled.samples);
-        let (asked, sampled) = (samples.count(), self.sampled.len());
-        if timed != returned || asked != sampled {
-            return Err(DeviceError::Lost(format!(
-                "{returned} times for {timed} timed operations, {sampled} tokens for {asked} rows"
-            )));
-        }
-        let last = self.spans.last().map(|span| span.end.max(flight.start));
-        let followed = self.scheduler.launches() > flight.decision.step.0 + 1;
-        Ok(last.filter(|_| followed).unwrap_or_else(|| self.clock.now()))
-    }
-
     /// The token of each entry that samples: pinned ones in place of the device's.
-    fn take_tokens(&mut self, decision: &Decision, at: Nanos) -> Vec<schedule::Sampled> {
+    pub(super) fn take_tokens(&mut self, decision: &Decision, at: Nanos) -> Vec<schedule::Sampled> {
         let samples = decision.scheduled.iter().filter(|scheduled| scheduled.samples);
         let vocab = self.backend.shape().vocab as usize;
         let mut tokens = Vec::with_capacity(self.sampled.len());
@@ -619,7 +443,7 @@ impl<'c> Engine<'c> {
     }
 
     /// Says the facts of a step.
-    fn tell(&mut self, flight: &Flight, end: Nanos, recorder: &mut dyn Recorder) {
+    pub(super) fn tell(&mut self, flight: &Flight, end: Nanos, recorder: &mut dyn Recorder) {
         let step = self.fact(flight, end);
         recorder.record(Fact::Step(step));
         for row in &flight.decision.rows {
@@ -634,7 +458,7 @@ impl<'c> Engine<'c> {
     }
 
     /// Requests came to their end.
-    fn end(&mut self, ended: &[Ended], at: Nanos, recorder: &mut dyn Recorder) {
+    pub(super) fn end(&mut self, ended: &[Ended], at: Nanos, recorder: &mut dyn Recorder) {
         for ended in ended {
             let Ended { request, output_tokens, .. } = *ended;
             let outcome = match ended.end {
@@ -702,42 +526,6 @@ impl<'c> Engine<'c> {
         self.counts.output_tokens += u64::from(output_tokens);
         self.finished.push(Finished { finish, output });
     }
-}
-
-/// Which choice of a step each of its requests gets.
-fn choices(step: Option<&Decision>) -> HashMap<RequestId, u32> {
-    let scheduled = step.into_iter().flat_map(|decision| &decision.scheduled);
-    let samples = scheduled.filter(|scheduled| scheduled.samples);
-    samples.zip(0..).filter_map(|(scheduled, at)| Some((scheduled.request?, at))).collect()
-}
-
-/// How a scheduled entry samples the token behind `before` tokens of its answer.
-fn sampling(scheduled: &Scheduled, before: u32, live: &HashMap<RequestId, Live<'_>>) -> Sampling {
-    let live = scheduled.request.and_then(|request| live.get(&request));
-    match live {
-        Some(Live { answer: Answer::Free { sampling, .. }, .. }) => {
-            // A draw of its own for each place in the answer, whatever step it falls in.
-            let place = (u64::from(before) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            Sampling { seed: sampling.seed ^ place, ..*sampling }
-        }
-        _ => Sampling::GREEDY,
-    }
-}
-
-/// The token behind `before` tokens of the answer of a scheduled entry, if it is known already.
-fn pinned(scheduled: &Scheduled, before: u32, live: &HashMap<RequestId, Live<'_>>) -> Option<u32> {
-    match &live.get(&scheduled.request?)?.answer {
-        Answer::Pinned(tokens) => tokens.get(before as usize).copied(),
-        Answer::Free { .. } => None,
-    }
-}
-
-/// The tokens that a scheduled entry may choose among, if somebody says so.
-fn allowed<'l>(
-    scheduled: &Scheduled,
-    live: &'l mut HashMap<RequestId, Live<'_>>,
-) -> Option<&'l [u32]> {
-    live.get_mut(&scheduled.request?)?.consumer.as_mut()?.allowed()
 }
 
 /// Prompt tokens that a row computed for the first time.

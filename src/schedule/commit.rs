@@ -29,8 +29,8 @@ impl Scheduler {
     }
 
     /// Whether the next decision can be made before the result of the last step is known: whatever
-    /// it is, nobody will have left by then, been sent outside or lose its memory, and nobody is let
-    /// in who could find a prompt in the prefix cache that is only being read.
+    /// it is, nobody will have left by then, been sent outside or lose its memory, and nobody is
+    /// let in who could find a prompt in the prefix cache that is only being read.
     #[must_use]
     pub fn foresees(&self, now: Nanos) -> bool {
         let (options, memory) = (&self.options, &self.options.memory);

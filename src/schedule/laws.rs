@@ -228,8 +228,8 @@ fn next_token(tokens: &[u32]) -> u32 {
     tokens.iter().fold(1u32, |hash, token| hash.wrapping_mul(33).wrapping_add(*token)) % 3
 }
 
-/// Lives until everyone has left; `ahead`, each decision is made before the result of the step before
-/// is known, wherever that is allowed.
+/// Lives until everyone has left; `ahead`, each decision is made before the result of the step
+/// before is known, wherever that is allowed.
 fn live_forever(world: &World, ahead: bool) -> Witness {
     let mut scheduler = Scheduler::new(world.options).expect("the switches work together");
     let mut witness = Witness::default();

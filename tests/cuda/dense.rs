@@ -1,5 +1,5 @@
-//! Products of many rows by a library: which are asked of it, and that steps with it give what steps
-//! without it do.
+//! Products of many rows by a library: which are asked of it, and that steps with it give what
+//! steps without it do.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -355,8 +355,8 @@ fn the_roof_of_a_card_counts_what_its_library_can_do() {
     }
 }
 
-/// A token each for so many sequences behind `context` tokens of theirs, those of `awaited` from the
-/// step before.
+/// A token each for so many sequences behind `context` tokens of theirs, those of `awaited` from
+/// the step before.
 fn hand_over(cuda: &mut Cuda, tokens: &[u32], context: u32, awaited: &[AwaitedToken]) {
     let rows = tokens.len() as u32;
     let blocks: Vec<[u32; 1]> = (0..rows).map(|block| [block]).collect();

@@ -3,12 +3,13 @@
 //! Two may be there at once, one that runs and one that waits behind it, so that the device need
 //! not wait for the host. What the host and the device leave for each other of a step, its inputs,
 //! when each operation began and ended and which tokens were chosen, the next step must not
-//! overwrite before it was read: there are two [`Set`]s of it, used in turns. They lie in memory that
-//! the device copies by itself: with other memory a copy makes the host wait for what runs.
+//! overwrite before it was read: there are two [`Set`]s of it, used in turns. They lie in memory
+//! that the device copies by itself: with other memory a copy makes the host wait for what runs.
 //!
-//! Where events tell when its operations ran, the device's clock is set by the host's where a step begins with nothing in flight: the device
-//! comes to it as soon as it was handed over. Behind another step it begins when that one ends,
-//! which only the device knows: its time is counted from the beginning of the one before.
+//! Where events tell when its operations ran, the device's clock is set by the host's where a step
+//! begins with nothing in flight: the device comes to it as soon as it was handed over. Behind
+//! another step it begins when that one ends, which only the device knows: its time is counted from
+//! the beginning of the one before.
 
 use std::collections::VecDeque;
 
@@ -64,8 +65,8 @@ pub(super) struct Flights {
 }
 
 impl Flights {
-    /// For up to `most` steps of up to `operations` operations, `asked` rows that ask for logits and
-    /// so many bytes of inputs.
+    /// For up to `most` steps of up to `operations` operations, `asked` rows that ask for logits
+    /// and so many bytes of inputs.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or [`DeviceError::Lost`] if the device failed.

@@ -245,7 +245,8 @@ mod tests {
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::Bf16, 128)), 2);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::F16, 64)), each);
         assert_eq!(compiled(None, "sm_90", &programs), each);
-        // What follows a library's products comes beside them, and what stands in for fused kernels.
+        // What follows a library's products comes beside them, and what stands in for fused
+        // kernels.
         let dense = Program::all(Activation::Bf16, 64, Techniques::ALL, true);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &dense), 1);
         let naive = Program::all(Activation::Bf16, 64, Techniques::NONE, true);

@@ -59,8 +59,8 @@ impl Library {
             }
             Self::Nvml => "NVIDIA's driver brings it (libnvidia-ml.so.1)",
             Self::Cupti => {
-                "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti` with its lib folder \
-                 in LD_LIBRARY_PATH"
+                "the CUDA toolkit brings it, or `pip install nvidia-cuda-cupti` with its lib \
+                 folder in LD_LIBRARY_PATH"
             }
             Self::CublasLt => {
                 "the CUDA toolkit brings it, or `pip install nvidia-cublas` with its lib folder in \

@@ -20,16 +20,15 @@
 //!
 //! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
 //! graph is made when its form is first met, room for the records of the largest step when it first
-//! runs, and the library looks for an algorithm when a product like none before is. In duty 5: a row
-//! does
-//! not depend on the other rows of its step *within one kernel*, but which kernel multiplies and
-//! attends depends on how many there are. Products of up to 16 rows, of 17 to 64 and of more sum
-//! in three different orders, and a row that is decoded attends in another order than one that is
-//! read with its prompt. Beyond 64 rows the library has an order for each of its algorithms, which
-//! it chooses by the number of rows, in steps of a quarter at most, and it leaves gates and ups in
-//! 16 bits before SwiGLU, where the kernels here round once, behind it. So batching, chunking, a
-//! prefix hit, a recomputation and the library itself may change a row's last bits, and a token
-//! where two are almost equally likely.
+//! runs, and the library looks for an algorithm when a product like none before is. In duty 5: a
+//! row does not depend on the other rows of its step *within one kernel*, but which kernel
+//! multiplies and attends depends on how many there are. Products of up to 16 rows, of 17 to 64 and
+//! of more sum in three different orders, and a row that is decoded attends in another order than
+//! one that is read with its prompt. Beyond 64 rows the library has an order for each of its
+//! algorithms, which it chooses by the number of rows, in steps of a quarter at most, and it leaves
+//! gates and ups in 16 bits before SwiGLU, where the kernels here round once, behind it. So
+//! batching, chunking, a prefix hit, a recomputation and the library itself may change a row's last
+//! bits, and a token where two are almost equally likely.
 
 mod cublas;
 mod cupti;

@@ -139,8 +139,8 @@ impl Plan {
         self.format != Format::W16 && !self.uses(Technique::FusedDequantize)
     }
 
-    /// Whether there are products that a library of dense ones could compute: of weights in 16 bits,
-    /// and of more rows than stream the weights past once.
+    /// Whether there are products that a library of dense ones could compute: of weights in 16
+    /// bits, and of more rows than stream the weights past once.
     pub fn suits_library(&self) -> bool {
         let plain = self.format == Format::W16 || self.dequantizes();
         plain && self.limits.rows > TILE_ROWS

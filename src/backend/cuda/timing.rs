@@ -4,8 +4,8 @@
 //! events do, one before and one after each operation. Steps can also run with nothing that tells
 //! it: so fast is the device when nobody looks.
 //!
-//! A library that multiplies launches kernels of its own, as many as it likes. The steps in which it
-//! may, those of many rows, are timed by events; their records are taken and forgotten.
+//! A library that multiplies launches kernels of its own, as many as it likes. The steps in which
+//! it may, those of many rows, are timed by events; their records are taken and forgotten.
 //!
 //! Records may be dropped, and then it is not known whose the others are. No time is made up: such
 //! a step is asked for once more, with events. A step is a function of its inputs, which still lie
