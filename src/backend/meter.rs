@@ -24,6 +24,22 @@ pub struct Reading {
     pub memory_used: Option<u64>,
 }
 
+impl Reading {
+    /// Of a meter that counts energy and tells nothing else.
+    #[must_use]
+    pub const fn energy(energy_uj: u64) -> Self {
+        Self {
+            energy_uj,
+            power_mw: None,
+            clock_mhz: 0,
+            throttle: Throttle::None,
+            temperature_c: None,
+            memory_clock_mhz: None,
+            memory_used: None,
+        }
+    }
+}
+
 /// Meters of a device, for a thread of its own.
 pub trait Meter: Send {
     /// Reads them. Energy never goes back.

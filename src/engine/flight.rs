@@ -69,7 +69,7 @@ impl Engine<'_> {
             let changes = std::mem::take(&mut flight.decision.memory);
             self.chronicle.blocks(flight.host_start, &changes, recorder);
         }
-        let (end, ended) = self.land(before, recorder)?;
+        let (end, ended) = self.land(before, true, recorder)?;
         next.host_start = next.host_start.max(end);
         next.start = next.start.max(end);
         for row in &mut next.decision.rows {
@@ -90,23 +90,25 @@ impl Engine<'_> {
     pub fn settle(&mut self, recorder: &mut dyn Recorder) -> Result<(), DeviceError> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         let since = flight.host_start;
-        self.land(flight, recorder).inspect_err(|_| {
+        self.land(flight, false, recorder).inspect_err(|_| {
             // Nothing is known of the time since.
             self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
         })?;
         Ok(())
     }
 
-    /// Takes the result of a step and says what it was. Gives when it ended, and whose answers
-    /// became whole with it.
+    /// Takes the result of a step, `followed` by another one or not, and says what it was. Gives
+    /// when it ended, and whose answers became whole with it.
     fn land(
         &mut self,
         flight: Flight,
+        followed: bool,
         recorder: &mut dyn Recorder,
     ) -> Result<(Nanos, Vec<RequestId>), DeviceError> {
-        let end = self.collect(&flight)?;
+        let noticed = self.collect(&flight)?;
         // The host may have been busy with the next step when the results came.
-        let noticed = self.clock.now();
+        let last = self.spans.last().filter(|_| followed);
+        let end = last.map_or(noticed, |span| span.end.max(flight.start));
         let sampled = self.take_tokens(&flight.decision, noticed);
         let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
         // Unless another step is in flight, the device is idle from here on: everything is said
@@ -170,8 +172,7 @@ impl Engine<'_> {
         Ok(Flight { decision, operations, queued, blocks, timed, host_start, start })
     }
 
-    /// Waits for a step and takes its times and tokens. Gives when its last result was there, or
-    /// when its last operation ended, if the device has gone on to another step since.
+    /// Waits for a step and takes its times and tokens. Gives when the host had them.
     fn collect(&mut self, flight: &Flight) -> Result<Nanos, DeviceError> {
         self.spans.clear();
         self.sampled.clear();
@@ -185,9 +186,7 @@ impl Engine<'_> {
                 "{returned} times for {timed} timed operations, {sampled} tokens for {asked} rows"
             )));
         }
-        let last = self.spans.last().map(|span| span.end.max(flight.start));
-        let followed = self.scheduler.launches() > flight.decision.step.0 + 1;
-        Ok(last.filter(|_| followed).unwrap_or_else(|| self.clock.now()))
+        Ok(self.clock.now())
     }
 }
 

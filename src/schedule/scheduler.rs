@@ -152,12 +152,6 @@ impl Scheduler {
         }
     }
 
-    /// How many steps were launched.
-    #[must_use]
-    pub const fn launches(&self) -> u64 {
-        self.steps
-    }
-
     /// The KV blocks of a scheduled sequence, in order of position.
     #[must_use]
     pub fn block_table(&self, scheduled: &Scheduled) -> &[u32] {

@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Reading;
-    use crate::event::{Throttle, WallClock};
+    use crate::event::WallClock;
 
     struct Counter {
         readings: u64,
@@ -131,15 +131,7 @@ mod tests {
             if self.readings == self.fails_at {
                 return Err(std::io::Error::other("gone"));
             }
-            Ok(Reading {
-                energy_uj: self.readings * 5_000,
-                power_mw: None,
-                clock_mhz: 2_000,
-                throttle: Throttle::None,
-                temperature_c: None,
-                memory_clock_mhz: None,
-                memory_used: None,
-            })
+            Ok(Reading { clock_mhz: 2_000, ..Reading::energy(self.readings * 5_000) })
         }
 
         fn period(&self) -> Duration {

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backend::{Meter, Reading};
-use crate::event::Throttle;
 
 /// Where Linux shows them.
 pub const POWERCAP: &str = "/sys/class/powercap";
@@ -76,15 +75,7 @@ impl Meter for Rapl {
             };
             domain.last = now;
         }
-        Ok(Reading {
-            energy_uj: self.counted,
-            power_mw: None,
-            clock_mhz: 0,
-            throttle: Throttle::None,
-            temperature_c: None,
-            memory_clock_mhz: None,
-            memory_used: None,
-        })
+        Ok(Reading::energy(self.counted))
     }
 
     fn period(&self) -> Duration {
