@@ -153,13 +153,6 @@ DEVICE u32 permute_signs(u32 a, u32 b, u32 choice) {
     return d;
 }
 
-// Nanoseconds of the device's clock; ticks coarsely.
-DEVICE u64 global_timer() {
-    u64 now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-    return now;
-}
-
 #define FULL_WARP 0xffffffffu
 DEVICE float shuffle_xor(float x, int lanes) { return __shfl_xor_sync(FULL_WARP, x, lanes); }
 DEVICE int shuffle_xor(int x, int lanes) { return __shfl_xor_sync(FULL_WARP, x, lanes); }

@@ -8,7 +8,7 @@
 //
 // Shapes. x, out, residual [rows, width] act; weight [width] act; scale [rows] f32. `picked` names
 // the rows of x that become rows of out (the rows that ask for logits), null for all. width is
-// divisible by 8 and at most 16384.
+// divisible by 8, and at most 16384 but for quantize_*.
 //
 // Budget, d = width, a = 2 (norms in src/cost). rms_norm: da weight bytes, 2Tda activation bytes,
 // 4Td operations. residual_add: 3Tda, Td. add_rms_norm: 4Tda + da, 5Td, which saves the unfused
@@ -17,7 +17,9 @@
 //
 // How. A block has one row and holds it in registers, eight elements per load, so that it is read
 // once; the sum is f32 over what was rounded to act, as a separate norm would see it, so that fused
-// and unfused agree to the last bit.
+// and unfused agree to the last bit. quantize_* reads its row twice, the second time from the cache:
+// a row of a wide feed-forward layer does not fit in registers, and where rows are quantized there
+// are so many that others run meanwhile.
 //
 // Versions considered. A warp per row: too few loads in flight at one row, the case that decode has.
 // Two passes over memory: the second hits the cache, but waits for it.
@@ -65,6 +67,15 @@ DEVICE void each_load(int width, Body body) {
     }
 }
 
+// Writes the scale of a row of which this thread has seen the largest magnitude; what the row is
+// multiplied by to become codes. Every thread of the block comes here.
+template <To to>
+DEVICE float store_scale(float largest, float* scale, float* room) {
+    largest = block_max<THREADS>(largest, room);
+    if (threadIdx.x == 0) *scale = largest / largest_code<to>();
+    return largest > 0.0f ? largest_code<to>() / largest : 0.0f;
+}
+
 // The row in 8 bits; every thread of the block comes here.
 template <To to>
 DEVICE void store_codes(const Row& row, void* out, float* scale, i64 index, int width,
@@ -74,9 +85,7 @@ DEVICE void store_codes(const Row& row, void* out, float* scale, i64 index, int 
 #pragma unroll
         for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(row.x[j][i]));
     });
-    largest = block_max<THREADS>(largest, room);
-    const float inverse = largest > 0.0f ? largest_code<to>() / largest : 0.0f;
-    if (threadIdx.x == 0) scale[index] = largest / largest_code<to>();
+    const float inverse = store_scale<to>(largest, scale + index, room);
     u8* bytes = static_cast<u8*>(out) + index * width;
     each_load(width, [&](int j, int at) {
         store8(bytes + at,
@@ -84,8 +93,31 @@ DEVICE void store_codes(const Row& row, void* out, float* scale, i64 index, int 
     });
 }
 
+// A row of any width in 8 bits.
+template <To to>
+DEVICE void quantize(void* out, float* scale, const act* x, int width) {
+    SHARED(float, room, THREADS / 32);
+    const i64 index = blockIdx.x;
+    const act* row = x + index * width;
+    u8* bytes = static_cast<u8*>(out) + index * width;
+    float largest = 0.0f;
+    for (int at = threadIdx.x * 8; at < width; at += THREADS * 8) {
+        float values[8];
+        unpack8<act>(load16(row + at), values);
+#pragma unroll
+        for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(values[i]));
+    }
+    const float inverse = store_scale<to>(largest, scale + index, room);
+    for (int at = threadIdx.x * 8; at < width; at += THREADS * 8) {
+        float values[8];
+        unpack8<act>(load16(row + at), values);
+        store8(bytes + at,
+               make_uint2(codes<to>(values, 0, inverse), codes<to>(values, 4, inverse)));
+    }
+}
+
 // residual += x if there is a residual, then the norm of it, then to `out` in the form asked for.
-template <bool add, bool norm, To to>
+template <bool add, To to>
 DEVICE void pass(void* out, float* scale, act* residual, const act* x, const act* weight,
                  const int* picked, int width, float epsilon) {
     SHARED(float, room, 2 * THREADS / 32);
@@ -109,16 +141,14 @@ DEVICE void pass(void* out, float* scale, act* residual, const act* x, const act
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += row.x[j][i] * row.x[j][i];
     });
-    if (norm) {
-        sum = block_sum<THREADS>(sum, room);
-        const float factor = 1.0f / sqrtf(sum / static_cast<float>(width) + epsilon);
-        each_load(width, [&](int j, int at) {
-            float weights[8];
-            unpack8<act>(load16(weight + at), weights);
+    sum = block_sum<THREADS>(sum, room);
+    const float factor = 1.0f / sqrtf(sum / static_cast<float>(width) + epsilon);
+    each_load(width, [&](int j, int at) {
+        float weights[8];
+        unpack8<act>(load16(weight + at), weights);
 #pragma unroll
-            for (int i = 0; i < 8; i++) row.x[j][i] = row.x[j][i] * factor * weights[i];
-        });
-    }
+        for (int i = 0; i < 8; i++) row.x[j][i] = row.x[j][i] * factor * weights[i];
+    });
     if constexpr (to == To::act) {
         each_load(width, [&](int j, int at) {
             store16(static_cast<act*>(out) + index * width + at, pack8<act>(row.x[j]));
@@ -143,33 +173,33 @@ KERNEL(256, 4, residual_add, act* residual, const act* x, int elements) {
 
 KERNEL(256, 2, rms_norm, act* out, const act* x, const act* weight, const int* picked, int width,
        float epsilon) {
-    pass<false, true, To::act>(out, nullptr, nullptr, x, weight, picked, width, epsilon);
+    pass<false, To::act>(out, nullptr, nullptr, x, weight, picked, width, epsilon);
 }
 KERNEL(256, 2, rms_norm_i8, u8* out, float* scale, const act* x, const act* weight, int width,
        float epsilon) {
-    pass<false, true, To::i8>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
+    pass<false, To::i8>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
 }
 KERNEL(256, 2, rms_norm_e4m3, u8* out, float* scale, const act* x, const act* weight, int width,
        float epsilon) {
-    pass<false, true, To::e4m3>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
+    pass<false, To::e4m3>(out, scale, nullptr, x, weight, nullptr, width, epsilon);
 }
 
 KERNEL(256, 2, add_rms_norm, act* out, act* residual, const act* x, const act* weight, int width,
        float epsilon) {
-    pass<true, true, To::act>(out, nullptr, residual, x, weight, nullptr, width, epsilon);
+    pass<true, To::act>(out, nullptr, residual, x, weight, nullptr, width, epsilon);
 }
 KERNEL(256, 2, add_rms_norm_i8, u8* out, float* scale, act* residual, const act* x,
        const act* weight, int width, float epsilon) {
-    pass<true, true, To::i8>(out, scale, residual, x, weight, nullptr, width, epsilon);
+    pass<true, To::i8>(out, scale, residual, x, weight, nullptr, width, epsilon);
 }
 KERNEL(256, 2, add_rms_norm_e4m3, u8* out, float* scale, act* residual, const act* x,
        const act* weight, int width, float epsilon) {
-    pass<true, true, To::e4m3>(out, scale, residual, x, weight, nullptr, width, epsilon);
+    pass<true, To::e4m3>(out, scale, residual, x, weight, nullptr, width, epsilon);
 }
 
 KERNEL(256, 2, quantize_i8, u8* out, float* scale, const act* x, int width) {
-    pass<false, false, To::i8>(out, scale, nullptr, x, nullptr, nullptr, width, 0.0f);
+    quantize<To::i8>(out, scale, x, width);
 }
 KERNEL(256, 2, quantize_e4m3, u8* out, float* scale, const act* x, int width) {
-    pass<false, false, To::e4m3>(out, scale, nullptr, x, nullptr, nullptr, width, 0.0f);
+    quantize<To::e4m3>(out, scale, x, width);
 }

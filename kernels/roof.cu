@@ -4,8 +4,8 @@
 // roof_copy:    copies `bytes`
 // roof_fma:     f32 multiply-adds, 2 · 8 · rounds operations per thread
 // roof_mma:     mma.m16n8k16 of act with f32 sums, 4096 · 8 · rounds operations per warp
+// roof_mma_i8:  mma.m16n8k32 of i8 with i32 sums, 8192 · 8 · rounds operations per warp
 // roof_nothing: nothing: the floor of a launch
-// stamp:        the device's clock to out[0]
 //
 // Shapes. Read and copy want `bytes` divisible by 16 and a grid of some multiple of the
 // multiprocessors, 256 threads; they stride over it. The products write one float per thread, so
@@ -87,8 +87,17 @@ KERNEL(256, 2, roof_mma, float* out, u32 pair, int rounds) {
     out[blockIdx.x * 256 + threadIdx.x] = sum;
 }
 
-KERNEL(32, 1, roof_nothing) {}
-
-KERNEL(32, 1, stamp, u64* out) {
-    if (threadIdx.x == 0) out[0] = global_timer();
+KERNEL(256, 2, roof_mma_i8, float* out, u32 four, int rounds) {
+    const u32 a[4] = {four, four, four, four};
+    int sums[8][4] = {};
+    for (int round = 0; round < rounds; round++) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) mma_i8(sums[i], a, four, four);
+    }
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
+    out[blockIdx.x * 256 + threadIdx.x] = static_cast<float>(sum);
 }
+
+KERNEL(32, 1, roof_nothing) {}

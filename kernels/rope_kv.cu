@@ -3,7 +3,6 @@
 //
 // rope_append_*: all of it in one pass over the rows of the qkv product
 // head_norm, rope, kv_append_*: the same as three passes (biases: bias_add of activation.cu)
-// kv_requantize_*: a 16-bit cache's blocks into an 8-bit cache
 //
 // Shapes. qkv [rows, (heads + 2 kv_heads) · head_dim] act: queries, keys, values. bias of that
 // width, q_norm and k_norm [head_dim] act, null for none. turns [positions][head_dim] f32: half a
@@ -195,25 +194,6 @@ DEVICE void kv_append(const act* qkv, u8* keys, u8* values, float* key_scales, f
     append<Kv>(head, is_value ? values : keys, is_value ? value_scales : key_scales, to, half);
 }
 
-// A head of a 16-bit pool to the same place of an 8-bit one.
-template <class From, class To>
-DEVICE void requantize(const u8* from, u8* to, float* scales, const int* blocks, int count,
-                       int heads_of_block, int head_dim) {
-    const int at = (blockIdx.x * blockDim.x + threadIdx.x) / 32, half = head_dim / 2;
-    if (at / heads_of_block >= count) return;
-    const i64 place =
-        static_cast<i64>(blocks[at / heads_of_block]) * heads_of_block + at % heads_of_block;
-    Head head = {};
-    each_pair(half, [&](int j, int i) {
-        const u8* pair = from + (place * head_dim + i) * 2;
-        const u32 low = fetch4(pair), high = fetch4(pair + 2 * half);
-        const typename From::math format = {};
-        head.low[j][0] = low2(format, low), head.low[j][1] = high2(format, low);
-        head.high[j][0] = low2(format, high), head.high[j][1] = high2(format, high);
-    });
-    append<To>(head, to, scales, place, half);
-}
-
 }  // namespace
 
 KERNEL(128, 4, head_norm, act* qkv, const act* q_norm, const act* k_norm, int rows, int heads,
@@ -258,14 +238,3 @@ CACHE(f16, KvF16)
 CACHE(bf16, KvBf16)
 CACHE(i8, KvI8)
 CACHE(e4m3, KvE4m3)
-
-#define REQUANTIZE(from, From, to, To)                                                           \
-    KERNEL(128, 4, kv_requantize_##from##_##to, const u8* pool, u8* out, float* scales,          \
-           const int* blocks, int count, int heads_of_block, int head_dim) {                     \
-        requantize<From, To>(pool, out, scales, blocks, count, heads_of_block, head_dim);        \
-    }
-
-REQUANTIZE(f16, KvF16, i8, KvI8)
-REQUANTIZE(f16, KvF16, e4m3, KvE4m3)
-REQUANTIZE(bf16, KvBf16, i8, KvI8)
-REQUANTIZE(bf16, KvBf16, e4m3, KvE4m3)

@@ -36,6 +36,7 @@ fn storage(options: &Options) -> Storage {
         piece_tokens: None,
         quantized_rows: false,
         swiglu_rows: None,
+        wide_rows: None,
         techniques: Techniques::ALL,
     }
 }

@@ -120,6 +120,7 @@ fn run_watched(
         piece_tokens: None,
         quantized_rows: false,
         swiglu_rows: None,
+        wide_rows: None,
         techniques: setting.techniques,
     };
     let (timing, load, device_clock) = (setting.timing.clone(), setting.load, clock.clone());

@@ -397,6 +397,7 @@ mod tests {
             piece_tokens: None,
             quantized_rows: false,
             swiglu_rows: None,
+            wide_rows: None,
             techniques: Techniques::ALL,
         };
         let limits = Limits { rows: 16, logits_rows: 4, kv_blocks: 8, block_tokens: 4 };

@@ -41,7 +41,8 @@ pub enum Attending {
 /// the normed rows, query/key/value, attention output, feed-forward activations and logits.
 ///
 /// The first seven are the fused forms. The others stand in for them, or for parts of them, where
-/// a [`Technique`](crate::cost::Technique) is switched off.
+/// a [`Technique`](crate::cost::Technique) is switched off; [`Op::Quantize`] also stands where no
+/// fused form writes a product's rows in 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Token ids to rows of the residual stream.
@@ -84,6 +85,13 @@ pub enum Op {
         /// The layer.
         layer: u32,
         /// Whose weights.
+        projection: Projection,
+    },
+    /// The rows that a product takes, written out in 8 bits. Never of [`Projection::Head`].
+    Quantize {
+        /// The layer.
+        layer: u32,
+        /// Whose rows.
         projection: Projection,
     },
     /// What [`Projection::Output`] or [`Projection::Down`] gave, added to the residual stream.
@@ -170,6 +178,10 @@ impl Op {
             Self::Dequantize { projection: Projection::GateUp, .. } => Kernel::DequantizeGateUp,
             Self::Dequantize { projection: Projection::Down, .. } => Kernel::DequantizeDown,
             Self::Dequantize { projection: Projection::Head, .. } => Kernel::DequantizeHead,
+            Self::Quantize { projection: Projection::Qkv, .. } => Kernel::QuantizeQkv,
+            Self::Quantize { projection: Projection::Output, .. } => Kernel::QuantizeOutput,
+            Self::Quantize { projection: Projection::GateUp, .. } => Kernel::QuantizeGateUp,
+            Self::Quantize { .. } => Kernel::QuantizeDown,
             Self::ResidualAdd { projection: Projection::Output, .. } => Kernel::OutputAdd,
             Self::ResidualAdd { .. } => Kernel::DownAdd,
             Self::SiluMul { .. } => Kernel::SiluMul,
@@ -207,6 +219,7 @@ impl Op {
             | Self::AttentionDecode { layer }
             | Self::AttentionPrefill { layer }
             | Self::Dequantize { layer, .. }
+            | Self::Quantize { layer, .. }
             | Self::ResidualAdd { layer, .. }
             | Self::SiluMul { layer }
             | Self::BiasAdd { layer }
@@ -232,6 +245,7 @@ impl Op {
             Self::AttentionDecode { .. } => Self::AttentionDecode { layer },
             Self::AttentionPrefill { .. } => Self::AttentionPrefill { layer },
             Self::Dequantize { projection, .. } => Self::Dequantize { layer, projection },
+            Self::Quantize { projection, .. } => Self::Quantize { layer, projection },
             Self::ResidualAdd { projection, .. } => Self::ResidualAdd { layer, projection },
             Self::SiluMul { .. } => Self::SiluMul { layer },
             Self::BiasAdd { .. } => Self::BiasAdd { layer },

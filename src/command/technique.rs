@@ -12,8 +12,8 @@ use crate::cost::{Technique, Techniques};
 #[derive(Clone, Debug, Default, Args)]
 pub struct TechniqueArgs {
     /// Do without a technique, to see what it saves; once for each, or all. On cuda:
-    /// fused_residual, fused_swiglu, fused_rope, fused_attention, split_kv, fused_dequantize,
-    /// fused_sampling, graphs, async_scheduling
+    /// fused_residual, fused_add_norm, fused_swiglu, fused_rope, fused_attention, split_kv,
+    /// fused_dequantize, quantized_rows, fused_quantize, fused_sampling, graphs, async_scheduling
     #[arg(long, value_name = "TECHNIQUE", value_parser = without)]
     pub without: Vec<Without>,
 }

@@ -19,6 +19,9 @@
 //! | head | `w(Vd)` | | `R(da+4V)` | `2RVd` |
 //! | sample | | | `4RV` | `6RV` |
 //!
+//! Rows that are multiplied in 8 bits take `K + 4` bytes each in the place of `Ka` where a product
+//! reads them and where a norm writes them, which then does `6Td` operations.
+//!
 //! Excess is what a form without that round trip would not move: the partial results of decode
 //! rows whose context is cut into pieces, activations written out again in 8 bits before a
 //! product of quantized weights, and `4TFa` of gates and ups where SwiGLU follows their product.
@@ -50,6 +53,9 @@ pub struct Storage {
     /// The most rows for which SwiGLU is applied as gates and ups leave their product; none if it
     /// always is. Those of more rows are written out and read again.
     pub swiglu_rows: Option<u32>,
+    /// The most rows that products of a layer take as activations; none if they always do. More
+    /// are multiplied in the weights' own 8 bits, each with a scale of 4 bytes.
+    pub wide_rows: Option<u32>,
     /// Which techniques it uses; the others' kernels stand in their place.
     pub techniques: Techniques,
 }
@@ -161,8 +167,11 @@ impl Formulas {
         let qkv = self.q_width + 2 * self.kv_width;
         match kernel {
             Kernel::Embed => self.embed(load),
-            Kernel::AttentionNorm | Kernel::FfnNorm => self.norm(kernel, load.rows),
+            Kernel::AttentionNorm | Kernel::FfnNorm => self.layer_norm(kernel, load.rows),
             Kernel::FinalNorm => self.norm(kernel, load.logits_rows),
+            Kernel::QuantizeQkv | Kernel::QuantizeGateUp => self.quantize_normed(kernel, load.rows),
+            Kernel::QuantizeOutput => self.quantize(kernel, load.rows, self.q_width),
+            Kernel::QuantizeDown => self.quantize(kernel, load.rows, self.ffn),
             Kernel::DequantizeQkv => self.dequantize(kernel, self.hidden, qkv),
             Kernel::Qkv => self.qkv(load.rows),
             Kernel::BiasAdd => self.bias_add(load.rows),
@@ -208,6 +217,23 @@ impl Formulas {
         }
     }
 
+    /// The bytes of rows as a product of a layer reads them.
+    pub(super) fn inputs(&self, rows: u64, inputs: u64) -> Bytes {
+        match self.narrows(rows) {
+            true => Bytes(rows * (inputs + 4)),
+            false => self.activations(rows * inputs),
+        }
+    }
+
+    /// The format that a product of a layer computes with.
+    fn layer_dtype(&self, rows: u64) -> Dtype {
+        match (self.narrows(rows), self.storage.weights) {
+            (true, Encoding::E4m3) => Dtype::E4m3,
+            (true, Encoding::I8) => Dtype::I8,
+            (_, weights) => weights.stored().map_or(self.storage.activation_dtype, dtype),
+        }
+    }
+
     /// A product of `rows` rows of `inputs` with weights of `outputs` rows.
     fn product(&self, kernel: Kernel, rows: u64, inputs: u64, outputs: u64) -> Budget {
         let quantized =
@@ -222,8 +248,7 @@ impl Formulas {
             weight_bytes: Bytes(self.storage.weights.matrix_bytes(outputs, inputs)),
             excess_bytes: Bytes(quantized),
             ops,
-            // What no file stores becomes activations on its way.
-            dtype: self.storage.weights.stored().map_or(self.storage.activation_dtype, dtype),
+            dtype: self.layer_dtype(if kernel == Kernel::Head { 0 } else { rows }),
             ..self.blank(kernel)
         }
     }
@@ -254,10 +279,34 @@ impl Formulas {
         }
     }
 
+    /// A norm whose rows a product of a layer reads.
+    fn layer_norm(&self, kernel: Kernel, rows: u64) -> Budget {
+        let mut norm = self.norm(kernel, rows);
+        if kernel == Kernel::FfnNorm && self.adds_in_norm() {
+            // The stream is read and written, and what is added is read in its place.
+            norm.activation_bytes += self.activations(2 * rows * self.hidden);
+            norm.ops += Ops(rows * self.hidden);
+        }
+        if !self.narrows(rows) {
+            return norm;
+        }
+        // What it writes, in 16 bits.
+        let written = self.activations(rows * self.hidden);
+        norm.activation_bytes = norm.activation_bytes - written;
+        if self.uses(Technique::FusedQuantize) {
+            norm.activation_bytes += self.inputs(rows, self.hidden);
+            norm.ops += Ops(2 * rows * self.hidden);
+        } else {
+            // It is read to be written once more.
+            norm.excess_bytes = written;
+        }
+        norm
+    }
+
     fn qkv(&self, rows: u64) -> Budget {
         let outputs = self.q_width + 2 * self.kv_width;
         let mut budget = self.product(Kernel::Qkv, rows, self.hidden, outputs);
-        budget.activation_bytes = self.activations(rows * (self.hidden + outputs));
+        budget.activation_bytes = self.inputs(rows, self.hidden) + self.activations(rows * outputs);
         if self.qkv_bias && self.uses(Technique::FusedRope) {
             budget.weight_bytes += self.activations(outputs);
             budget.ops += Ops(rows * outputs);
@@ -304,10 +353,11 @@ impl Formulas {
     fn residual_product(&self, kernel: Kernel, inputs: u64, rows: u64) -> Budget {
         let mut budget = self.product(kernel, rows, inputs, self.hidden);
         if self.uses(Technique::FusedResidual) {
-            budget.activation_bytes = self.activations(rows * (inputs + 2 * self.hidden));
+            budget.activation_bytes =
+                self.inputs(rows, inputs) + self.activations(2 * rows * self.hidden);
             budget.ops += Ops(rows * self.hidden);
         } else {
-            budget.activation_bytes = self.activations(rows * inputs);
+            budget.activation_bytes = self.inputs(rows, inputs);
             budget.excess_bytes += self.activations(rows * self.hidden);
         }
         budget
@@ -316,12 +366,13 @@ impl Formulas {
     fn gate_up(&self, rows: u64) -> Budget {
         let mut budget = self.product(Kernel::GateUp, rows, self.hidden, 2 * self.ffn);
         if self.uses(Technique::FusedSwiglu) {
-            budget.activation_bytes = self.activations(rows * (self.hidden + self.ffn));
+            budget.activation_bytes =
+                self.inputs(rows, self.hidden) + self.activations(rows * self.ffn);
             if self.storage.swiglu_rows.is_some_and(|most| rows > most.into()) {
                 budget.excess_bytes += self.activations(4 * rows * self.ffn);
             }
         } else {
-            budget.activation_bytes = self.activations(rows * self.hidden);
+            budget.activation_bytes = self.inputs(rows, self.hidden);
             budget.excess_bytes += self.activations(2 * rows * self.ffn);
         }
         budget

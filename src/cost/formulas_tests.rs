@@ -32,6 +32,7 @@ fn storage(weights: impl Into<Encoding>) -> Storage {
         piece_tokens: Some(256),
         quantized_rows: false,
         swiglu_rows: None,
+        wide_rows: None,
         techniques: Techniques::ALL,
     }
 }
@@ -153,14 +154,25 @@ fn step_of(formulas: &Formulas, load: &StepLoad) -> [u64; 5] {
 #[test]
 fn what_is_switched_off_takes_the_same_and_moves_more() {
     let shape = Shape { qkv_bias: true, qk_norm: true, ..shape() };
-    for weights in [Precision::Bf16, Precision::Q8_0, Precision::Q4_0] {
-        let storage = Storage { activation_bytes: 2, ..storage(weights) };
+    for (weights, wide_rows) in [
+        (Precision::Bf16.into(), None),
+        (Precision::Q8_0.into(), None),
+        (Precision::Q4_0.into(), None),
+        (Encoding::I8, Some(9)),
+        (Encoding::E4m3, Some(1)),
+    ] {
+        let storage = Storage { activation_bytes: 2, wide_rows, ..storage(weights) };
         let with = |techniques| Formulas::new(&shape, Storage { techniques, ..storage });
         let all = with(Techniques::ALL);
         for sequences in [&[(5, 1), (600, 1), (10, 3)][..], &[(7, 1)], &[(0, 9), (3, 2)]] {
             let load = all.load(sequences.iter().copied(), 2);
             let fused = step_of(&all, &load);
+            let narrow = wide_rows.is_some_and(|most| load.rows > u64::from(most));
             for technique in Technique::ALL {
+                if narrow && technique == Technique::FusedDequantize {
+                    // Rows in 8 bits multiply no weights that were written out in 16.
+                    continue;
+                }
                 let one = with(Techniques::ALL.without(technique));
                 let load = one.load(sequences.iter().copied(), 2);
                 let found = step_of(&one, &load);
@@ -174,10 +186,16 @@ fn what_is_switched_off_takes_the_same_and_moves_more() {
                 let decodes = sequences.iter().any(|(_, rows)| *rows == 1);
                 match technique {
                     Technique::SplitKv => assert!(found[3] <= fused[3], "{what}"),
-                    Technique::Graphs | Technique::AsyncScheduling => {
+                    Technique::Graphs
+                    | Technique::AsyncScheduling
+                    // A product adds as it leaves.
+                    | Technique::FusedAddNorm
+                    // Whether rows are in 8 bits is what the storage says.
+                    | Technique::QuantizedRows => assert_eq!(found[3], fused[3], "{what}"),
+                    Technique::FusedQuantize if !narrow => {
                         assert_eq!(found[3], fused[3], "{what}");
                     }
-                    Technique::FusedDequantize if weights == Precision::Bf16 => {
+                    Technique::FusedDequantize if weights == Precision::Bf16.into() => {
                         assert_eq!(found[3], fused[3], "{what}");
                     }
                     Technique::FusedAttention if decodes => {
@@ -188,6 +206,71 @@ fn what_is_switched_off_takes_the_same_and_moves_more() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn rows_in_8_bits_take_a_byte_and_a_factor() {
+    let storage = Storage { activation_bytes: 2, wide_rows: Some(4), ..storage(Encoding::E4m3) };
+    let formulas = Formulas::new(&shape(), storage);
+    let load = formulas.load([(10, 5)], 5);
+    for (kernel, expected) in [
+        // 5·64 of 2 bytes in, 5·(64+4) out; 6·5·64.
+        (Kernel::AttentionNorm, [128, 0, 640 + 340, 0, 1920]),
+        // The rows that ask for logits stay activations.
+        (Kernel::FinalNorm, [128, 0, 1280, 0, 1280]),
+        // 128 rows of 64 weights and a factor; 5·68 in, 5·128·2 out.
+        (Kernel::Qkv, [128 * 68, 0, 340 + 1280, 0, 81_920]),
+        // 5·64·2 in, 5·68 out, which attention could have written.
+        (Kernel::QuantizeOutput, [0, 0, 0, 640 + 340, 640]),
+        (Kernel::Output, [64 * 68, 0, 340 + 1280, 0, 40_960 + 320]),
+        (Kernel::GateUp, [320 * 68, 0, 340 + 1600, 0, 204_800]),
+        (Kernel::QuantizeDown, [0, 0, 0, 1600 + 820, 1600]),
+        (Kernel::Down, [64 * 164, 0, 820 + 1280, 0, 102_400 + 320]),
+        (Kernel::Head, [320 * 68, 0, 640 + 6400, 0, 204_800]),
+    ] {
+        let budget = formulas.budget(kernel, &load);
+        assert_eq!(numbers(budget), expected, "{}", kernel.name());
+        let narrow = matches!(kernel, Kernel::Qkv | Kernel::Output | Kernel::GateUp | Kernel::Down);
+        let dtype = if narrow { Dtype::E4m3 } else { Dtype::F32 };
+        assert_eq!(budget.dtype, dtype, "{}", kernel.name());
+    }
+    let runs = |formulas: &Formulas, load: &StepLoad| {
+        Kernel::ALL
+            .into_iter()
+            .filter(|kernel| kernel.name().starts_with("quantize") && formulas.runs(*kernel, load))
+            .map(Kernel::name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(runs(&formulas, &load), ["quantize_output", "quantize_down"]);
+    assert!(runs(&formulas, &formulas.load([(10, 4)], 4)).is_empty());
+    // Apart, the norm writes activations and they are read again.
+    let techniques = Techniques::ALL.without(Technique::FusedQuantize);
+    let apart = Formulas::new(&shape(), Storage { techniques, ..storage });
+    assert_eq!(runs(&apart, &load).len(), 4);
+    let norm = apart.budget(Kernel::FfnNorm, &load);
+    assert_eq!(numbers(norm), [128, 0, 640, 640, 1280]);
+    let quantize = apart.budget(Kernel::QuantizeGateUp, &load);
+    assert_eq!(numbers(quantize), [0, 0, 340, 640, 640]);
+}
+
+#[test]
+fn a_norm_that_adds_takes_what_both_take_and_moves_less() {
+    for wide_rows in [None, Some(4)] {
+        let storage = Storage { activation_bytes: 2, wide_rows, ..storage(Encoding::I8) };
+        let with = |techniques| Formulas::new(&shape(), Storage { techniques, ..storage });
+        let unfused = Techniques::ALL.without(Technique::FusedResidual);
+        let (added, apart) = (with(unfused), with(unfused.without(Technique::FusedAddNorm)));
+        let load = added.load([(10, 5)], 1);
+        assert!(!added.runs(Kernel::OutputAdd, &load) && apart.runs(Kernel::OutputAdd, &load));
+        assert!(added.runs(Kernel::DownAdd, &load) && apart.runs(Kernel::DownAdd, &load));
+        let mut expected = step_of(&apart, &load);
+        // 5 rows of 64 that are not read once more.
+        expected[3] -= 640;
+        assert_eq!(step_of(&added, &load), expected);
+        // Two rows in and two out in 16 bits, or one of them in 8.
+        let bytes = if wide_rows.is_some() { 3 * 640 + 340 } else { 4 * 640 };
+        assert_eq!(added.budget(Kernel::FfnNorm, &load).activation_bytes, Bytes(bytes));
     }
 }
 

@@ -28,6 +28,7 @@ catalogue! {
     Embed "embed" "Copies the embedding of each token into its row.";
     AttentionNorm "attention_norm" "Norms each row by its root mean square before attention.";
     DequantizeQkv "dequantize_qkv" "Writes the weights of queries, keys and values out in 16 bits.";
+    QuantizeQkv "quantize_qkv" "Writes normed rows out in 8 bits for queries, keys and values.";
     Qkv "qkv" "Projects each row to its queries, keys and values in one.";
     BiasAdd "bias_add" "Adds the biases of queries, keys and values.";
     HeadNorm "head_norm" "Norms each query and key by its root mean square.";
@@ -45,13 +46,16 @@ catalogue! {
         "Attends from a chunk of rows to what precedes each of them.";
     DequantizeOutput "dequantize_output"
         "Writes the weights of the output projection out in 16 bits.";
+    QuantizeOutput "quantize_output" "Writes the attended rows out in 8 bits.";
     Output "output" "Projects the attended rows back and adds them.";
     OutputAdd "output_add" "Adds the attended rows, projected back.";
     FfnNorm "ffn_norm" "Norms each row by its root mean square before the feed-forward layer.";
     DequantizeGateUp "dequantize_gate_up" "Writes the weights of gates and ups out in 16 bits.";
+    QuantizeGateUp "quantize_gate_up" "Writes normed rows out in 8 bits for gates and ups.";
     GateUp "gate_up" "Projects each row to gate and up and multiplies them.";
     SiluMul "silu_mul" "Multiplies each row's gate, through SiLU, with its up.";
     DequantizeDown "dequantize_down" "Writes the weights of the down projection out in 16 bits.";
+    QuantizeDown "quantize_down" "Writes feed-forward activations out in 8 bits.";
     Down "down" "Projects the feed-forward layer back and adds it.";
     DownAdd "down_add" "Adds the feed-forward layer, projected back.";
     FinalNorm "final_norm" "Norms the rows that ask for logits.";

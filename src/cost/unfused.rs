@@ -8,10 +8,13 @@
 //! | kernels | in the place of | excess bytes |
 //! |---|---|---|
 //! | residual add | the end of output, down | `2Tda`, of these half in the product |
+//! | add and norm | the end of output | `Tda`, in the product |
 //! | silu mul | the end of gate, up | `4TFa`, of these half in the product |
 //! | bias add, head norm | the end of qkv, rope append | `2TNa`; `2T(Hq+Hkv)Da` |
 //! | rope, kv append | rope append | `THkvDa` each |
 //! | scores, softmax, values | attention | `4n(S)`, `8n(S)`, `4n(S) + 4·blocks` |
+//! | quantize of normed rows | the end of a norm | `2Tda`, of these half in the norm |
+//! | quantize of other rows | nothing that there is | `T(K(a + 1) + 4)` |
 //! | dequantize | the beginning of a product | `KNa`, and as much in the product |
 //! | sample weights, sort, pick | sample | `4RV`; `4RV + 8RV' + 16RV'·l(l+1)/2`; `8RV' + 4RV` |
 //!
@@ -40,6 +43,16 @@ impl Formulas {
     /// Whether weights are written out as activations before they are multiplied.
     pub(super) const fn dequantizes(&self) -> bool {
         !self.storage.weights.is_plain() && !self.uses(Technique::FusedDequantize)
+    }
+
+    /// Whether the norm behind attention adds what the output projection gave.
+    pub(super) const fn adds_in_norm(&self) -> bool {
+        self.storage.techniques.add_in_norm()
+    }
+
+    /// Whether the products of a layer take so many rows in 8 bits.
+    pub(super) fn narrows(&self, rows: u64) -> bool {
+        self.storage.wide_rows.is_some_and(|most| rows > most.into())
     }
 
     /// Whether a step of this load runs `kernel`.
@@ -72,13 +85,21 @@ impl Formulas {
             Kernel::PrefillScores | Kernel::PrefillSoftmax | Kernel::PrefillValues => {
                 prefill && !attention
             }
-            Kernel::OutputAdd | Kernel::DownAdd => rows && !self.uses(Technique::FusedResidual),
+            Kernel::OutputAdd | Kernel::DownAdd => {
+                let added = kernel == Kernel::OutputAdd && self.adds_in_norm();
+                rows && !self.uses(Technique::FusedResidual) && !added
+            }
             Kernel::SiluMul => rows && !self.uses(Technique::FusedSwiglu),
             Kernel::DequantizeQkv
             | Kernel::DequantizeOutput
             | Kernel::DequantizeGateUp
             | Kernel::DequantizeDown => rows && self.dequantizes(),
             Kernel::DequantizeHead => logits && self.dequantizes(),
+            Kernel::QuantizeQkv | Kernel::QuantizeGateUp => {
+                self.narrows(load.rows) && !self.uses(Technique::FusedQuantize)
+            }
+            // No form of attention or SwiGLU writes 8 bits.
+            Kernel::QuantizeOutput | Kernel::QuantizeDown => self.narrows(load.rows),
             Kernel::Sample => logits && sampling,
             Kernel::SampleWeights | Kernel::SampleSort | Kernel::SamplePick => logits && !sampling,
         }
@@ -88,6 +109,25 @@ impl Formulas {
         Budget {
             weight_bytes: Bytes(self.storage.weights.matrix_bytes(outputs, inputs)),
             excess_bytes: self.activations(inputs * outputs),
+            ..self.blank(kernel)
+        }
+    }
+
+    /// Normed rows in 8 bits, behind a norm that wrote them as activations.
+    pub(super) fn quantize_normed(&self, kernel: Kernel, rows: u64) -> Budget {
+        Budget {
+            activation_bytes: self.inputs(rows, self.hidden),
+            excess_bytes: self.activations(rows * self.hidden),
+            ops: Ops(2 * rows * self.hidden),
+            ..self.blank(kernel)
+        }
+    }
+
+    /// Other rows in 8 bits: what wrote them could have written these.
+    pub(super) fn quantize(&self, kernel: Kernel, rows: u64, width: u64) -> Budget {
+        Budget {
+            excess_bytes: self.activations(rows * width) + self.inputs(rows, width),
+            ops: Ops(2 * rows * width),
             ..self.blank(kernel)
         }
     }

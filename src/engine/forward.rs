@@ -7,13 +7,14 @@ use crate::backend::{Attending, Norm, Op, Projection};
 use crate::cost::{Budget, Formulas, Kernel, StepLoad};
 
 /// Everything that a layer may run, in order.
-const LAYER: [Op; 26] = {
+const LAYER: [Op; 30] = {
     use Attending::{Decode, Prefill};
     use Projection::{Down, GateUp, Output, Qkv};
     let layer = 0;
     [
         Op::Norm { layer, norm: Norm::Attention },
         Op::Dequantize { layer, projection: Qkv },
+        Op::Quantize { layer, projection: Qkv },
         Op::Linear { layer, projection: Qkv },
         Op::BiasAdd { layer },
         Op::HeadNorm { layer },
@@ -29,13 +30,16 @@ const LAYER: [Op; 26] = {
         Op::Values { layer, rows: Prefill },
         Op::AttentionPrefill { layer },
         Op::Dequantize { layer, projection: Output },
+        Op::Quantize { layer, projection: Output },
         Op::Linear { layer, projection: Output },
         Op::ResidualAdd { layer, projection: Output },
         Op::Norm { layer, norm: Norm::Ffn },
         Op::Dequantize { layer, projection: GateUp },
+        Op::Quantize { layer, projection: GateUp },
         Op::Linear { layer, projection: GateUp },
         Op::SiluMul { layer },
         Op::Dequantize { layer, projection: Down },
+        Op::Quantize { layer, projection: Down },
         Op::Linear { layer, projection: Down },
         Op::ResidualAdd { layer, projection: Down },
     ]
@@ -137,6 +141,7 @@ mod tests {
             piece_tokens: None,
             quantized_rows: false,
             swiglu_rows: None,
+            wide_rows: None,
             techniques: Techniques::ALL,
         };
         Formulas::new(&shape(), storage)
@@ -201,7 +206,9 @@ mod tests {
         let all = without(Techniques::ALL);
         assert_eq!(all.len(), 13);
         for (technique, gone, instead) in [
-            (Technique::FusedResidual, &[][..], &["output_add", "down_add"][..]),
+            // The norm behind attention adds what attention gave.
+            (Technique::FusedResidual, &[][..], &["down_add"][..]),
+            (Technique::FusedAddNorm, &[], &[]),
             (Technique::FusedSwiglu, &[], &["silu_mul"]),
             (
                 Technique::FusedRope,

@@ -149,6 +149,10 @@ pub enum Dtype {
     Q8_0,
     /// 4-bit integers in blocks of 32 with a 16-bit scale.
     Q4_0,
+    /// 8-bit floats of four bits of exponent, with a scale per row on both sides.
+    E4m3,
+    /// 8-bit integers with a scale per row on both sides.
+    I8,
 }
 
 /// One operation on a device, with the least it had to move and to compute.
@@ -300,7 +304,15 @@ codes!(Driver {
     QueryContext = "query_context",
     Logits = "logits",
 });
-codes!(Dtype { F32 = "f32", Bf16 = "bf16", F16 = "f16", Q8_0 = "q8_0", Q4_0 = "q4_0" });
+codes!(Dtype {
+    F32 = "f32",
+    Bf16 = "bf16",
+    F16 = "f16",
+    Q8_0 = "q8_0",
+    Q4_0 = "q4_0",
+    E4m3 = "e4m3",
+    I8 = "i8",
+});
 codes!(MemoryClass {
     Weights = "weights",
     Workspace = "workspace",

@@ -7,10 +7,11 @@
 // matrices lie inside what was allocated and on the addresses that were promised, an algorithm is
 // used for what it was found for and is not looked for while a stream is captured, and everything
 // is given back. A broken rule ends the process with a message. It multiplies as the descriptors
-// say, whatever the order, the transposition, the factors, the bias and the type of the output.
+// say, whatever the order, the transposition, the factors, the bias and the type of the output; rows
+// of e4m3 have a factor each, as on cards whose library takes these.
 //
 // GEMBA_CUBLASLT, where it is set, says what it is like: `nothing` finds no algorithm, `refuses`
-// finds some that take no product, `fails` cannot be opened. GEMBA_CUBLASLT_SAID names the file to
+// finds some that take no product, `unscaled` knows no factors of rows, `fails` cannot be opened. GEMBA_CUBLASLT_SAID names the file to
 // which each handle adds, at its end, how many products it computed and how many algorithms it
 // found.
 
@@ -35,8 +36,8 @@ using u16 = uint16_t;
 using u32 = uint32_t;
 using u64 = unsigned long long;
 
-constexpr int SUCCESS = 0, NOT_INITIALIZED = 1, NOT_SUPPORTED = 15;
-constexpr int COMPUTE_F32 = 68, F32 = 0, F16 = 2, BF16 = 14;
+constexpr int SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15;
+constexpr int COMPUTE_F32 = 68, F32 = 0, F16 = 2, BF16 = 14, E4M3 = 28, OF_ROWS = 3;
 constexpr u32 EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4;
 constexpr size_t WORKSPACE = size_t(1) << 20;
 
@@ -80,12 +81,15 @@ struct Operation {
     u32 epilogue = EPILOGUE_DEFAULT;
     u64 bias = 0;
     int bias_type = -1;
+    // Of A and B.
+    int scale_mode[2] = {0, 0};
+    u64 scale[2] = {0, 0};
 };
 struct Layout {
     int type;
     u64 rows, columns;
     long long stride;
-    size_t size() const { return type == F32 ? 4 : 2; }
+    size_t size() const { return type == F32 ? 4 : type == E4M3 ? 1 : 2; }
     size_t bytes() const {
         return (static_cast<size_t>(stride) * (columns - 1) + rows) * size();
     }
@@ -142,10 +146,20 @@ void set(T& field, const void* value, size_t bytes) {
 void check(const Operation& operation, const Layout& a, const Layout& b, const Layout& out) {
     rule(operation.turned[0] == 1 && operation.turned[1] == 0, "only A is transposed");
     rule(a.rows == b.rows && a.columns == out.rows && b.columns == out.columns, "sizes");
-    rule((a.type == F16 || a.type == BF16) && a.type == b.type, "types of A and B");
-    rule(out.type == a.type || out.type == F32, "the type of the output");
+    rule((a.type == F16 || a.type == BF16 || a.type == E4M3) && a.type == b.type,
+         "types of A and B");
+    if (a.type == E4M3) {
+        rule(out.type == BF16, "the type of the output of e4m3");
+        rule(a.rows % 16 == 0 && out.rows % 8 == 0, "rows of a multiple of 16 bytes");
+        for (int i = 0; i < 2; i++) {
+            rule(operation.scale_mode[i] == OF_ROWS && operation.scale[i], "a factor for each row");
+        }
+    } else {
+        rule(out.type == a.type || out.type == F32, "the type of the output");
+        for (int i = 0; i < 2; i++) rule(!operation.scale_mode[i] && !operation.scale[i], "factors");
+    }
     if (operation.epilogue == EPILOGUE_BIAS) {
-        rule(operation.bias && operation.bias_type == a.type, "a bias, and its type");
+        rule(operation.bias && operation.bias_type == out.type, "a bias, and its type");
     } else {
         rule(operation.epilogue == EPILOGUE_DEFAULT && operation.bias == 0, "a bias alone");
     }
@@ -156,6 +170,14 @@ float number(int type, const u8* from) {
         float value;
         memcpy(&value, from, 4);
         return value;
+    }
+    if (type == E4M3) {
+        const int exponent = *from >> 3 & 15, mantissa = *from & 7;
+        // What measures a roof multiplies whatever is there.
+        if ((*from & 127) == 127) return std::nanf("");
+        const double size = exponent ? std::ldexp(8 + mantissa, exponent - 10)
+                                     : std::ldexp(mantissa, -9);
+        return static_cast<float>(*from & 128 ? -size : size);
     }
     u16 bits;
     memcpy(&bits, from, 2);
@@ -220,7 +242,11 @@ void run(void* given) {
             for (u64 k = 0; k < depth; k++) {
                 sum += static_cast<double>(a[row * depth + k]) * b[column * depth + k];
             }
-            sum *= p.alpha;
+            const auto* scales = p.operation.scale;
+            const auto factor = [&](int side, u64 at) {
+                return scales[side] ? reinterpret_cast<const float*>(scales[side])[at] : 1.0f;
+            };
+            sum *= static_cast<double>(factor(0, row)) * factor(1, column) * p.alpha;
             const u64 at = (column * static_cast<u64>(p.c.stride) + row) * p.c.size();
             if (p.beta != 0) sum += static_cast<double>(p.beta) * number(p.c.type, p.added + at);
             if (bias) sum += number(p.operation.bias_type, bias + 2 * row);
@@ -275,6 +301,14 @@ EXPORT int cublasLtMatmulDescSetAttribute(void* given, int attribute, const void
         case 4: set(operation.turned[1], value, bytes); return SUCCESS;
         case 7: set(operation.epilogue, value, bytes); return SUCCESS;
         case 8: set(operation.bias, value, bytes); return SUCCESS;
+        case 17:
+        case 18: set(operation.scale[attribute - 17], value, bytes); return SUCCESS;
+        case 31:
+        case 32:
+            // As before CUDA 12.9, which knows no such attribute.
+            if (is("unscaled")) return INVALID_VALUE;
+            set(operation.scale_mode[attribute - 31], value, bytes);
+            return SUCCESS;
         case 26: set(operation.bias_type, value, bytes); return SUCCESS;
         default: broken("an attribute of an operation that is not known here");
     }
@@ -377,6 +411,12 @@ EXPORT int cublasLtMatmul(void* given, void* operation, const float* alpha, cons
     rule(inside(out, p.c.bytes(), "the output") != room, "the output in the workspace");
     if (p.operation.bias) {
         inside(reinterpret_cast<void*>(p.operation.bias), p.c.rows * 2, "the bias");
+    }
+    for (int i = 0; i < 2; i++) {
+        if (!p.operation.scale[i]) continue;
+        const u64 count = i == 0 ? p.c.rows : p.c.columns;
+        const u64 factors = inside(reinterpret_cast<void*>(p.operation.scale[i]), count * 4, "factors");
+        rule(factors != room, "factors in the workspace");
     }
     if (is("refuses")) return NOT_SUPPORTED;
     const auto launch = driver<int (*)(void*, void (*)(void*), void*)>("cuLaunchHostFunc");

@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use gemba::model::Encoding;
+
 use crate::binary::{MODEL, Machine, build};
+use crate::encodings::written_out;
+use crate::shim;
+use crate::stepper::small;
 
 /// A machine with the library, which is like `manner`.
 struct Equipped {
@@ -147,6 +152,50 @@ fn a_run_with_the_library_closes_its_books_and_doctor_knows_it() {
     let ledger = equipped.machine.json(&["ledger", &run, "--json"]);
     assert_eq!((&ledger["balanced"], &ledger["status"]), (&true.into(), &"complete".into()));
     assert!(equipped.said().iter().any(|[products, _]| *products > 0));
+}
+
+/// A run in e4m3 on a machine whose library is like `manner`: what it says, and its folder.
+fn run_in_e4m3(manner: &'static str) -> (Equipped, std::process::Output, String) {
+    let mut equipped = Equipped::new(manner);
+    // Activations beside e4m3 are bf16.
+    let kernels = shim::library(&[]).display().to_string();
+    equipped.machine.variables.push(("GEMBA_SHIM", kernels));
+    let folder = equipped.machine.folder.path();
+    let [run, checkpoint] = ["run", "model"].map(|name| folder.join(name));
+    std::fs::create_dir(&checkpoint).unwrap();
+    written_out(&small(|shape| shape.layers = 1), Encoding::E4m3, &checkpoint);
+    let [run, checkpoint] = [run, checkpoint].map(|path| path.display().to_string());
+    let how = ["--max-num-batched-tokens", "128", "--max-num-seqs", "2", "--num-requests", "3"];
+    let quiet = ["--observer-pairs", "0", "--ui", "none", "--output-dir", &run];
+    let model = ["--model", &checkpoint, "--device", "cuda", "--precision", "fp8"];
+    let words = [&["run", "--json"], &model[..], &how, &quiet].concat();
+    let output = equipped.command(&words).output().unwrap();
+    (equipped, output, run)
+}
+
+#[test]
+fn a_run_in_e4m3_multiplies_many_rows_in_8_bits_where_the_library_can() {
+    for (manner, narrow) in [("", true), ("unscaled", false), ("nothing", false)] {
+        let (equipped, output, run) = run_in_e4m3(manner);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{manner}: {said}");
+        let ledger = equipped.machine.json(&["ledger", &run, "--json"]);
+        assert_eq!(ledger["balanced"], true, "{manner}");
+        let head = std::fs::read(format!("{run}/run.json")).unwrap();
+        let head: Value = serde_json::from_slice(&head).unwrap();
+        let rates = &head["devices"][0]["ceilings"]["ops_per_s"];
+        assert_eq!(rates["e4m3"].is_u64(), narrow, "{manner}: {rates}");
+        assert_eq!(equipped.said().iter().any(|[products, _]| *products > 0), narrow, "{manner}");
+    }
+}
+
+#[test]
+fn a_library_that_takes_no_product_in_8_bits_after_all_ends_the_run_with_a_reason() {
+    let (equipped, output, _) = run_in_e4m3("refuses");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cublasLtMatmul: no algorithm for"), "{said}");
+    assert!(equipped.said().iter().all(|[products, _]| *products == 0));
 }
 
 #[test]

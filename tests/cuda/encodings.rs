@@ -85,7 +85,7 @@ fn name(id: TensorId) -> String {
 }
 
 /// A checkpoint of `model` with its matrices as the card holds them.
-fn written_out(model: &Model, encoding: Encoding, folder: &Path) -> Model {
+pub fn written_out(model: &Model, encoding: Encoding, folder: &Path) -> Model {
     let shape = model.shape();
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": shape.hidden,
@@ -131,7 +131,7 @@ fn logits(backend: &mut dyn Backend, text: &[u32]) -> Vec<Vec<f32>> {
     all
 }
 
-fn farthest(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
+pub fn farthest(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
     assert_eq!(expected.len(), found.len());
     let pairs = expected.iter().zip(found);
     pairs.map(|(x, y)| near::distance(Precision::Bf16, x, y)).fold(0.0, f32::max)

@@ -201,6 +201,10 @@ fn whatever_is_switched_off_the_tokens_are_the_same() {
         let idle = [
             Technique::SplitKv,
             Technique::FusedDequantize,
+            Technique::QuantizedRows,
+            Technique::FusedQuantize,
+            // A product adds what it gives.
+            Technique::FusedAddNorm,
             Technique::Graphs,
             Technique::AsyncScheduling,
         ];

@@ -13,7 +13,7 @@ use gemba::backend::cuda::{
 };
 use gemba::unit::Nanos;
 
-use crate::numbers::Act;
+use crate::numbers::{Act, e4m3_value};
 use crate::shim::{self, Buffer, Shim, shim};
 
 /// The host shim as a card.
@@ -100,13 +100,31 @@ impl Host {
         bits.map(|bits| self.shim.act.value(bits)).collect()
     }
 
+    /// Rows of e4m3, each with its factor.
+    fn scaled(&self, from: Address, [rows, inputs]: [usize; 2], factors: Address) -> Vec<f64> {
+        let (mut codes, mut bytes) = (vec![0; rows * inputs], vec![0; 4 * rows]);
+        self.copy_from(from, &mut codes);
+        self.copy_from(factors, &mut bytes);
+        let factors = bytes.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+        let rows = codes.chunks(inputs).zip(factors);
+        rows.flat_map(|(row, factor)| row.iter().map(move |code| e4m3_value(*code) * factor))
+            .collect()
+    }
+
     /// A product as its definition says, in 64 bits.
     fn product(&self, product: &Dense) {
         let [rows, outputs, inputs] =
             [product.rows, product.outputs, product.inputs].map(|size| size as usize);
         self.copy_to(product.workspace, &vec![0xff; Dense::WORKSPACE as usize]);
-        let x = self.acts(product.x, rows * inputs);
-        let weights = self.acts(product.weights, outputs * inputs);
+        let (x, weights) = match product.scales {
+            None => {
+                (self.acts(product.x, rows * inputs), self.acts(product.weights, outputs * inputs))
+            }
+            Some(scales) => (
+                self.scaled(product.x, [rows, inputs], scales.rows),
+                self.scaled(product.weights, [outputs, inputs], scales.outputs),
+            ),
+        };
         let bias = match product.bias {
             Address::NULL => vec![0.0; outputs],
             bias => self.acts(bias, outputs),
@@ -297,6 +315,10 @@ impl Driver for Host {
     }
 
     fn multiplies(&self) -> Result<bool, DriverError> {
+        Ok(self.products.is_some())
+    }
+
+    fn can_multiply(&self, _: &Dense) -> Result<bool, DriverError> {
         Ok(self.products.is_some())
     }
 

@@ -18,6 +18,7 @@ mod failures;
 mod host;
 mod launches;
 mod meters;
+mod narrow;
 mod near;
 #[path = "../kernels/numbers.rs"]
 #[expect(dead_code, reason = "shared with the tests of kernels")]

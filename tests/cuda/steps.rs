@@ -94,6 +94,9 @@ fn whatever_is_switched_off() {
         let techniques = Techniques::ALL.without(technique);
         mixed_steps_with("every part", &every, Precision::Q8_0, techniques);
     }
+    // Without the first, a norm adds; without both, a pass of its own.
+    let added = Techniques::ALL.without(Technique::FusedResidual).without(Technique::FusedAddNorm);
+    mixed_steps_with("every part", &every, Precision::Q8_0, added);
     for precision in [Precision::Bf16, Precision::Q8_0, Precision::Q4_0] {
         mixed_steps_with("every part", &every, precision, Techniques::NONE);
     }

@@ -105,6 +105,7 @@ impl Made {
             piece_tokens: None,
             quantized_rows: false,
             swiglu_rows: None,
+            wide_rows: None,
             techniques: Techniques::ALL,
         };
         let timing = Timing {

@@ -6,8 +6,9 @@ import pathlib
 
 from machine import Done, Lacking, Machine, say
 
-TECHNIQUES = ["fused_residual", "fused_swiglu", "fused_rope", "fused_attention", "split_kv",
-              "fused_dequantize", "fused_sampling", "graphs", "async_scheduling"]
+TECHNIQUES = ["fused_residual", "fused_add_norm", "fused_swiglu", "fused_rope",
+              "fused_attention", "split_kv", "fused_dequantize", "quantized_rows",
+              "fused_quantize", "fused_sampling", "graphs", "async_scheduling"]
 
 
 def words(name: str, default: str) -> list[str]:

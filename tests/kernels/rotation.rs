@@ -261,41 +261,7 @@ fn rotation_into_every_cache() {
             prove(act, kv, row(3, 1, 256), 2, true, true);
             prove(act, kv, row(4, 2, 16), 33, false, true);
         }
-        shim(act).all_ran("rope_kv.cu", |kernel| !kernel.starts_with("kv_requantize"));
-    }
-}
-
-#[test]
-fn caches_become_smaller() {
-    for act in ACTS {
-        let shim = shim(act);
-        let mut random = Random::new(41);
-        for from in [Kv::F16, Kv::Bf16] {
-            for to in [Kv::I8, Kv::E4m3] {
-                for head_dim in [64, 80, 128] {
-                    let geometry = Geometry { kv: from, kv_heads: 3, head_dim, block_bits: 4 };
-                    let target = Geometry { kv: to, ..geometry };
-                    let all: Vec<usize> = (0..4 * 16).collect();
-                    let source = Pool::random(shim, &geometry, 4, &all, &mut random);
-                    let out = Pool::empty(shim, &target, 4);
-                    let blocks = shim.buffer(&[3, 1]);
-                    let heads = geometry.heads_of_block();
-                    let arguments = Arguments::new()
-                        .buffers([&source.bytes, &out.bytes, &out.scales, &blocks])
-                        .ints([2, heads, head_dim]);
-                    let name = format!("kv_requantize_{}_{}", from.name(), to.name());
-                    shim.run(&name, [(2 * heads).div_ceil(4) as u32, 1, 1], &arguments);
-                    for slot in (48..64).chain(16..32) {
-                        for head in 0..3 {
-                            let exact = source.head(&geometry, slot, head);
-                            prove_stored(&name, &target, &out, (slot, head), &exact);
-                        }
-                    }
-                    assert!(out.scales.read::<f32>()[..heads].iter().all(|scale| scale.is_nan()));
-                }
-            }
-        }
-        shim.all_ran("rope_kv.cu", |kernel| kernel.starts_with("kv_requantize"));
+        shim(act).all_ran("rope_kv.cu", |_| true);
     }
 }
 

@@ -54,6 +54,7 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
         piece_tokens: None,
         quantized_rows: false,
         swiglu_rows: None,
+        wide_rows: None,
         techniques: Techniques::ALL,
     };
     let timing = Timing {

@@ -574,12 +574,6 @@ void copy_wait(unsigned open) {
 
 }  // namespace shim
 
-u64 global_timer() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<u64>(now.tv_sec) * 1000000000ull + static_cast<u64>(now.tv_nsec);
-}
-
 using namespace shim;
 
 // A buffer between two pages that may not be touched, every byte 0xff. Its end lies within 15

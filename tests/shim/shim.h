@@ -326,8 +326,6 @@ inline u32 permute_signs(u32 a, u32 b, u32 choice) {
 }
 inline u32 permute(u32 a, u32 b, u32 choice) { return permute_signs(a, b, choice & 0x7777u); }
 
-u64 global_timer();
-
 #define FULL_WARP 0xffffffffu
 template <class T, class From>
 T shuffle(const char* kind, u32 mask, T x, From from, shim::Here here) {

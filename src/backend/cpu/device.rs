@@ -343,6 +343,7 @@ impl Plan {
             piece_tokens: u32::try_from(self.geometry.piece_tokens()).ok(),
             quantized_rows: matches!(precision, Precision::Q8_0 | Precision::Q4_0),
             swiglu_rows: None,
+            wide_rows: None,
             techniques: Techniques::ALL,
         }
     }

@@ -4,6 +4,9 @@
 //! `[width, rows]` there. So `out = x · weightsᵀ` is asked for as `outᵀ = weights · xᵀ`, of which
 //! only the weights stand across.
 //!
+//! Products in e4m3 have a factor for each row of both sides, which it takes as vectors on cards
+//! that can (Hopper, from CUDA 12.9 on); elsewhere it says that it has no algorithm for them.
+//!
 //! Which of its algorithms runs is asked once for all products that are much alike ([`Key`]), when
 //! the first of them is met, and kept. A call with a kept algorithm allocates nothing on the device
 //! and waits for nothing, so that a stream may be captured meanwhile; looking for one may do both.
@@ -17,11 +20,12 @@ use std::ptr;
 use cudarc::cublaslt::sys;
 use cudarc::driver::sys::CUstream;
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
+use sys::cublasLtMatmulMatrixScale_t as ScaleMode;
 use sys::cublasLtMatmulPreferenceAttributes_t as Preferred;
 use sys::cublasStatus_t as Status;
 use sys::cudaDataType_t as Type;
 
-use super::driver::{Address, Dense, DriverError};
+use super::driver::{Address, Dense, DriverError, Scales};
 use super::image::Activation;
 
 /// The majors of the library whose calls are those that are made here.
@@ -50,6 +54,7 @@ struct Key {
     outputs: u32,
     inputs: u32,
     activation: Activation,
+    scaled: bool,
     biased: bool,
     wide: bool,
 }
@@ -61,18 +66,25 @@ impl Key {
             outputs: product.outputs,
             inputs: product.inputs,
             activation: product.activation,
+            scaled: product.scales.is_some(),
             biased: product.bias != Address::NULL,
             wide: product.wide,
         }
     }
 
-    /// The types of activations and of the output.
-    const fn types(&self) -> (Type, Type) {
-        let act = match self.activation {
+    /// The type of activations.
+    const fn activations(&self) -> Type {
+        match self.activation {
             Activation::Bf16 => Type::CUDA_R_16BF,
             Activation::F16 => Type::CUDA_R_16F,
-        };
-        (act, if self.wide { Type::CUDA_R_32F } else { act })
+        }
+    }
+
+    /// The types of both sides and of the output.
+    const fn types(&self) -> (Type, Type) {
+        let act = self.activations();
+        let side = if self.scaled { Type::CUDA_R_8F_E4M3 } else { act };
+        (side, if self.wide { Type::CUDA_R_32F } else { act })
     }
 }
 
@@ -107,6 +119,18 @@ impl CublasLt {
         Ok(Some(Self { handle, known: RefCell::default() }))
     }
 
+    /// Whether there is an algorithm for products like this one.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the library fails.
+    pub fn can_multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        let key = Key::of(product);
+        Ok(match self.known.borrow_mut().entry(key) {
+            Entry::Occupied(met) => met.get().is_some(),
+            Entry::Vacant(new) => new.insert(Way::find(self.handle, key, product)?).is_some(),
+        })
+    }
+
     /// Enqueues a product on `stream`; whether it did. While the stream is captured, only what was
     /// met before is multiplied.
     ///
@@ -122,7 +146,7 @@ impl CublasLt {
         let way = match known.entry(key) {
             Entry::Occupied(met) => met.into_mut(),
             Entry::Vacant(_) if captured => return Ok(false),
-            Entry::Vacant(new) => new.insert(Way::find(self.handle, key, product.bias)?),
+            Entry::Vacant(new) => new.insert(Way::find(self.handle, key, product)?),
         };
         let Some(found) = way else { return Ok(false) };
         let enqueued = found.enqueue(self.handle, stream, product)?;
@@ -154,13 +178,17 @@ impl Way {
     fn find(
         handle: sys::cublasLtHandle_t,
         key: Key,
-        bias: Address,
+        like: &Dense,
     ) -> Result<Option<Self>, DriverError> {
-        let (act, out) = key.types();
+        let (side, out) = key.types();
         let (outputs, inputs) = (u64::from(key.outputs), u64::from(key.inputs));
-        let operation = Operation::of(act, bias)?;
-        let weights = Layout::new(act, inputs, outputs)?;
-        let x = Layout::new(act, inputs, key.rows.into())?;
+        let operation = Operation::of(key.activations(), like.bias)?;
+        if like.scales.is_some_and(|scales| operation.begin_scaling(scales).is_err()) {
+            // An older one knows no factors of rows.
+            return Ok(None);
+        }
+        let weights = Layout::new(side, inputs, outputs)?;
+        let x = Layout::new(side, inputs, key.rows.into())?;
         let out = Layout::new(out, outputs, key.rows.into())?;
         let preference = Preference::new()?;
         let mut found = sys::cublasLtMatmulHeuristicResult_t {
@@ -199,12 +227,15 @@ impl Way {
         stream: CUstream,
         product: &Dense,
     ) -> Result<bool, DriverError> {
-        let (act, out) = self.key.types();
+        let (side, out) = self.key.types();
         let rows = u64::from(product.rows);
-        let x = Layout::new(act, product.inputs.into(), rows)?;
+        let x = Layout::new(side, product.inputs.into(), rows)?;
         let out = Layout::new(out, product.outputs.into(), rows)?;
         if self.key.biased {
             self.operation.add(product.bias)?;
+        }
+        if let Some(scales) = product.scales {
+            self.operation.scale(scales)?;
         }
         let (one, kept) = (1.0_f32, if product.adds { 1.0_f32 } else { 0.0 });
         let at = |address: u64| address as *mut c_void;
@@ -265,6 +296,20 @@ impl Operation {
     /// This bias from now on.
     fn add(&self, bias: Address) -> Result<(), DriverError> {
         self.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.0)
+    }
+
+    /// Each row of both sides has a factor, these at first.
+    fn begin_scaling(&self, scales: Scales) -> Result<(), DriverError> {
+        let of_rows = ScaleMode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &of_rows)?;
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &of_rows)?;
+        self.scale(scales)
+    }
+
+    /// These factors from now on.
+    fn scale(&self, scales: Scales) -> Result<(), DriverError> {
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scales.outputs.0)?;
+        self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scales.rows.0)
     }
 
     fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), DriverError> {
@@ -370,6 +415,7 @@ mod tests {
             out: Address(1 << 20),
             x: Address(2 << 20),
             weights: Address(3 << 20),
+            scales: None,
             bias: Address::NULL,
             workspace: Address(4 << 20),
             rows,
@@ -407,6 +453,7 @@ mod tests {
             Dense { inputs: 1032, ..one },
             Dense { activation: Activation::F16, ..one },
             Dense { bias: Address(16), ..one },
+            Dense { scales: Some(Scales { rows: Address(16), outputs: Address(16) }), ..one },
             Dense { wide: true, ..one },
         ] {
             assert_ne!(Key::of(&one), Key::of(&other), "{other:?}");

@@ -12,12 +12,13 @@ use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::Bytes;
 
+use super::dense::narrow;
 use super::driver::{Address, Card, Dense, Driver};
 use super::flights::Flights;
 use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::{Kernels, TILE_ROWS};
-use super::plan::Plan;
+use super::plan::{Narrow, Plan};
 use super::rooms::{Room, Rooms};
 use super::step::Step;
 use super::timing::Timing;
@@ -63,9 +64,9 @@ pub struct Cuda {
 }
 
 /// Operations of a step: of each layer, and around the layers; and with stand-ins of fused ones.
-const LAYER_OPS: usize = 9;
+const LAYER_OPS: usize = 11;
 const OTHER_OPS: usize = 4;
-const UNFUSED_LAYER_OPS: usize = 26;
+const UNFUSED_LAYER_OPS: usize = 30;
 const UNFUSED_OTHER_OPS: usize = 8;
 
 impl Cuda {
@@ -90,9 +91,11 @@ impl Cuda {
         let shape = model.shape().clone();
         let mut plan = Plan::new(&shape, options)?;
         plan.dense = plan.suits_library() && driver.multiplies()?;
+        plan.narrow = narrow(&*driver, &shape, &plan)?;
         check_room(&*driver, &shape, &plan, options.precision)?;
-        let Plan { activation, techniques, dense, .. } = plan;
-        driver.load(&Program::all(activation, shape.head_dim, techniques, dense))?;
+        let Plan { activation, techniques, narrow, .. } = plan;
+        let parts = [plan.splits_swiglu(), narrow == Some(Narrow::I8)];
+        driver.load(&Program::all(activation, shape.head_dim, techniques, parts))?;
         let kernels = Kernels::of(&*driver, &plan, &shape)?;
         let formats = (plan.format, plan.activation);
         let weights = Upload::new(&*driver, model, options.precision, formats).weights()?;
@@ -156,7 +159,7 @@ fn check_room(
     precision: Encoding,
 ) -> Result<(), DeviceError> {
     let pool = 2 * plan.pool_bytes(shape) * u64::from(shape.layers);
-    let workspace = if plan.dense { Dense::WORKSPACE } else { 0 };
+    let workspace = if plan.has_library() { Dense::WORKSPACE } else { 0 };
     let needed = shape.weight_bytes(precision) + pool + workspace;
     let available = driver.free_memory()?;
     if needed > available {
@@ -212,7 +215,7 @@ impl Backend for Cuda {
         let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
         self.step.take(&*self.driver, inputs, choices, shelf)?;
         let most = self.step.placed.rows.max(self.step.placed.asked);
-        self.timing.begin_step(self.plan.dense && most > TILE_ROWS);
+        self.timing.begin_step(self.plan.has_library() && most > TILE_ROWS);
         self.open = true;
         Ok(())
     }
@@ -267,7 +270,7 @@ impl Backend for Cuda {
     }
 
     fn timed_by(&self) -> TimedBy {
-        self.timing.timed_by(self.plan.dense)
+        self.timing.timed_by(self.plan.has_library())
     }
 
     /// Not numbers if the device fails while they are read.

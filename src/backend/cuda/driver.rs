@@ -157,16 +157,19 @@ impl Arguments {
     }
 }
 
-/// A product of rows with a matrix of 16-bit weights: `out = x · weightsᵀ`, each matrix row after
-/// row. Sums are f32, and rounded once.
+/// A product of rows with a matrix: `out = x · weightsᵀ`, each matrix row after row. Both are of
+/// the activations' type, or both e4m3 with a factor for each of their rows. Sums are f32, and
+/// rounded once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dense {
     /// `[rows, outputs]` of activations, or of f32 if `wide`.
     pub out: Address,
-    /// `[rows, inputs]` of activations; `inputs` is divisible by 8.
+    /// `[rows, inputs]`; a row has a multiple of 16 bytes.
     pub x: Address,
-    /// `[outputs, inputs]` of the activations' type.
+    /// `[outputs, inputs]`.
     pub weights: Address,
+    /// Where both are e4m3, the factors `[rows]` and `[outputs]` of their rows, f32.
+    pub scales: Option<Scales>,
     /// `[outputs]` of activations, added to each row; null for none.
     pub bias: Address,
     /// [`Dense::WORKSPACE`] bytes at an address divisible by 256, in which anything may be left.
@@ -183,6 +186,15 @@ pub struct Dense {
     pub adds: bool,
     /// Whether `out` is f32.
     pub wide: bool,
+}
+
+/// The factors of the rows of a product and of its matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scales {
+    /// Of `x`.
+    pub rows: Address,
+    /// Of the weights.
+    pub outputs: Address,
 }
 
 impl Dense {
@@ -287,6 +299,13 @@ pub trait Driver {
     /// # Errors
     /// [`DriverError::Failed`] if it is there and cannot be opened.
     fn multiplies(&self) -> Result<bool, DriverError>;
+
+    /// Whether the library of dense products, which is there, has a way for products like this one,
+    /// of as many rows or somewhat fewer. Nothing is looked at where its addresses point.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the library fails.
+    fn can_multiply(&self, product: &Dense) -> Result<bool, DriverError>;
 
     /// Enqueues a product by the library of dense products; whether it did. It does not where there
     /// is none, where it has no way for a product like this, and, while launches are written down,

@@ -94,7 +94,7 @@ impl Cuda {
             Way::Events => self.flights.sets(),
             Way::Records | Way::Nothing => 1,
         };
-        if self.plan.dense && place.0.rows > TILE_ROWS {
+        if self.plan.has_library() && place.0.rows > TILE_ROWS {
             // What a library looks for and loads when it first meets a product cannot be written
             // down. A step that runs twice leaves what it leaves once, behind the same tokens; the
             // events are its own set's, whose last step has landed.

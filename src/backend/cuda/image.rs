@@ -50,11 +50,14 @@ const SOURCES: &[(&str, &str)] = sources![
 /// What stands in for fused kernels where a technique is switched off.
 const UNFUSED: &[(&str, &str)] = sources!["activation.cu", "attn_naive.cu", "sample_naive.cu"];
 
-/// Of these, what stands behind a product that a library computes.
-const BEHIND_DENSE: &str = "activation.cu";
+/// Of these, what stands behind a product that leaves gates and ups.
+const BEHIND_PRODUCT: &str = "activation.cu";
+
+/// Products of rows in 8 bits.
+const NARROW: &[(&str, &str)] = sources!["gemm_i8.cu"];
 
 /// What nothing launches yet. It is proven with the others.
-const SPARE: &[(&str, &str)] = sources!["gemm_i8.cu", "kv_cache.cu"];
+const SPARE: &[(&str, &str)] = sources!["kv_cache.cu"];
 
 /// What the sources include.
 pub(super) const HEADERS: &[(&str, &str)] =
@@ -62,18 +65,20 @@ pub(super) const HEADERS: &[(&str, &str)] =
 
 impl Program {
     /// Everything that this backend launches with these techniques, for heads of `head_dim`
-    /// elements; `dense` where a library computes products.
+    /// elements: where gates and ups leave a product of many rows, and where it takes those in i8.
     pub(super) fn all(
         activation: Activation,
         head_dim: u32,
         techniques: Techniques,
-        dense: bool,
+        [splits_swiglu, in_i8]: [bool; 2],
     ) -> Vec<Self> {
         let of_heads = |file: &str| ["attn_decode.cu", "attn_prefill.cu"].contains(&file);
-        let launched = |file: &str| !techniques.fused() || dense && file == BEHIND_DENSE;
+        let behind = |file: &str| splits_swiglu && file == BEHIND_PRODUCT;
+        let launched = |file: &str| !techniques.fused() || behind(file);
         SOURCES
             .iter()
             .chain(UNFUSED.iter().filter(|(file, _)| launched(file)))
+            .chain(NARROW.iter().filter(|_| in_i8))
             .map(|&(file, _)| Self {
                 file,
                 activation,
@@ -86,13 +91,13 @@ impl Program {
     /// what a proof of each kernel on a card loads.
     #[must_use]
     pub fn every(activation: Activation, head_dim: Option<u32>) -> Vec<Self> {
-        let files = SOURCES.iter().chain(UNFUSED).chain(SPARE);
+        let files = SOURCES.iter().chain(UNFUSED).chain(NARROW).chain(SPARE);
         files.map(|&(file, _)| Self { file, activation, head_dim }).collect()
     }
 
     /// Its text; empty if there is no such file.
     pub(super) fn source(&self) -> &'static str {
-        let mut all = SOURCES.iter().chain(UNFUSED).chain(SPARE);
+        let mut all = SOURCES.iter().chain(UNFUSED).chain(NARROW).chain(SPARE);
         all.find(|(file, _)| *file == self.file).map_or("", |(_, text)| text)
     }
 
@@ -195,7 +200,7 @@ mod tests {
     use super::*;
 
     fn all(activation: Activation, head_dim: u32) -> Vec<Program> {
-        Program::all(activation, head_dim, Techniques::ALL, false)
+        Program::all(activation, head_dim, Techniques::ALL, [false; 2])
     }
 
     struct Counting {
@@ -245,11 +250,13 @@ mod tests {
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::Bf16, 128)), 2);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &all(Activation::F16, 64)), each);
         assert_eq!(compiled(None, "sm_90", &programs), each);
-        // What follows a library's products comes beside them, and what stands in for fused
-        // kernels.
-        let dense = Program::all(Activation::Bf16, 64, Techniques::ALL, true);
+        // What follows a library's products comes beside them, products in i8, and what stands in
+        // for fused kernels.
+        let dense = Program::all(Activation::Bf16, 64, Techniques::ALL, [true, false]);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &dense), 1);
-        let naive = Program::all(Activation::Bf16, 64, Techniques::NONE, true);
+        let narrow = Program::all(Activation::Bf16, 64, Techniques::ALL, [true, true]);
+        assert_eq!(compiled(Some(folder.path()), "sm_90", &narrow), 1);
+        let naive = Program::all(Activation::Bf16, 64, Techniques::NONE, [true, false]);
         assert_eq!(compiled(Some(folder.path()), "sm_90", &naive), 2);
     }
 
@@ -279,7 +286,8 @@ mod tests {
 
     #[test]
     fn every_include_of_a_source_is_there() {
-        for (file, text) in SOURCES.iter().chain(UNFUSED).chain(SPARE).chain(HEADERS) {
+        let sources = SOURCES.iter().chain(UNFUSED).chain(NARROW).chain(SPARE);
+        for (file, text) in sources.chain(HEADERS) {
             for line in text.lines() {
                 let Some(name) = line.strip_prefix("#include \"") else { continue };
                 let name = name.trim_end_matches('"');

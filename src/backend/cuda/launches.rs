@@ -4,6 +4,7 @@ use crate::backend::{DeviceError, Norm, Op, Projection};
 use crate::cost::Technique;
 use crate::model::Shape;
 
+use super::dense::InNarrow;
 use super::device::Cuda;
 use super::driver::{Address, Arguments, Driver, DriverError, Function};
 use super::layout::Format;
@@ -23,14 +24,17 @@ pub(super) const SCANNED: u32 = 4096;
 /// The kernels of a model's formats.
 pub(super) struct Kernels {
     embed: Function,
-    norm: Function,
+    /// Of the stream, and of the stream with rows added to it.
+    norms: [Function; 2],
     /// Of up to 8 rows, of up to 16, of more; then the same with SwiGLU behind. Of 16-bit weights
     /// where weights are dequantized before.
     products: [[Function; 3]; 2],
     /// Those that stand in for fused ones; none where every technique is used.
     pub unfused: Option<Unfused>,
-    /// What follows a library's product of gates and ups; none where there is no library.
+    /// What follows a product of many rows that leaves gates and ups; none where none does.
     pub silu_mul: Option<Function>,
+    /// Norms, other rows and products in 8 bits; none where no product takes them.
+    pub narrow: Option<InNarrow>,
     rope_append: Function,
     decode: Function,
     combine: Function,
@@ -62,10 +66,11 @@ impl Kernels {
         };
         Ok(Self {
             embed: find(format!("embed_{format}"))?,
-            norm: find("rms_norm".to_owned())?,
+            norms: [find("rms_norm".to_owned())?, find("add_rms_norm".to_owned())?],
             products: [products("")?, products("_swiglu")?],
             unfused,
-            silu_mul: plan.dense.then(|| find("silu_mul".to_owned())).transpose()?,
+            silu_mul: plan.splits_swiglu().then(|| find("silu_mul".to_owned())).transpose()?,
+            narrow: plan.narrow.map(|narrow| InNarrow::of(&find, narrow)).transpose()?,
             rope_append: find(format!("rope_append_{kv}"))?,
             decode: find(format!("attn_decode_d{heads}_{kv}"))?,
             combine: find("attn_combine".to_owned())?,
@@ -90,6 +95,8 @@ pub(super) struct Product {
     pub swiglu: bool,
     /// Whether the output is f32.
     pub wide: bool,
+    /// Whether `x` is in 8 bits, as the weights are.
+    pub narrow: bool,
 }
 
 impl Cuda {
@@ -101,6 +108,7 @@ impl Cuda {
             Op::Embed if placed.rows > 0 => self.embed(),
             Op::Norm { layer, norm } => self.norm(layer as usize, norm),
             Op::Linear { layer, projection } => self.linear(layer as usize, projection),
+            Op::Quantize { projection, .. } => self.quantize(projection),
             Op::RopeAppend { layer } if placed.rows > 0 => self.rope_append(layer as usize),
             Op::AttentionDecode { layer } if placed.decodes > 0 => self.decode(layer as usize),
             Op::AttentionPrefill { layer } if placed.tile_count > 0 => self.prefill(layer as usize),
@@ -152,11 +160,25 @@ impl Cuda {
         if rows == 0 {
             return Ok(());
         }
-        let arguments = Arguments::new()
-            .addresses([self.rooms.normed, self.rooms.residual, weight, picked])
-            .int(self.shape.hidden)
-            .float(self.shape.norm_eps);
-        self.driver.launch(self.kernels.norm, [rows, 1, 1], 256, &arguments)
+        let (rooms, kernels) = (&self.rooms, &self.kernels);
+        let fused = norm != Norm::Final && self.plan.uses(Technique::FusedQuantize);
+        let narrow = self.in_narrow().filter(|_| fused);
+        let adds = norm == Norm::Ffn && self.plan.techniques.add_in_norm();
+        let out = Arguments::new();
+        let out = match narrow {
+            Some(_) => out.addresses(rooms.narrow),
+            None => out.address(rooms.normed),
+        };
+        let out = out.address(rooms.residual);
+        let arguments = match (adds, narrow) {
+            (true, _) => out.addresses([rooms.between.projected, weight]),
+            (false, Some(_)) => out.address(weight),
+            (false, None) => out.addresses([weight, picked]),
+        };
+        let norms = narrow.map_or(kernels.norms, |narrow| narrow.norms);
+        let kernel = norms[usize::from(adds)];
+        let arguments = arguments.int(self.shape.hidden).float(self.shape.norm_eps);
+        self.driver.launch(kernel, [rows, 1, 1], 256, &arguments)
     }
 
     fn linear(&self, layer: usize, projection: Projection) -> Result<(), DriverError> {
@@ -170,6 +192,7 @@ impl Cuda {
             rows: placed.rows,
             swiglu: false,
             wide: false,
+            narrow: false,
         };
         let layers = &self.weights.layers;
         let mut matrix = self.matrix(layer, projection);
@@ -201,7 +224,12 @@ impl Cuda {
                 ..product(matrix, rooms.normed, rooms.logits)
             },
         };
-        self.multiply(&product)
+        match self.in_narrow() {
+            Some(_) if projection != Projection::Head => {
+                self.multiply(&Product { x: rooms.narrow[0], narrow: true, ..product })
+            }
+            _ => self.multiply(&product),
+        }
     }
 
     /// The matrix of a product.
@@ -218,6 +246,9 @@ impl Cuda {
 
     fn multiply(&self, product: &Product) -> Result<(), DriverError> {
         let Product { matrix, rows, swiglu, .. } = *product;
+        if product.narrow {
+            return self.multiply_narrow(product);
+        }
         if rows == 0 || rows > TILE_ROWS && self.multiply_dense(product)? {
             return Ok(());
         }

@@ -43,7 +43,7 @@ impl Library {
             Self::Nvml => "reads a card's energy, power, clocks, throttling and counters",
             Self::Cupti => "tells when each kernel ran; without it events between kernels do",
             Self::CublasLt => {
-                "multiplies 16-bit weights with more than 64 rows; without it, its own kernels do"
+                "multiplies more than 64 rows by 16-bit weights, or e4m3; without it, kernels do"
             }
         }
     }

@@ -16,7 +16,10 @@
 //! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
 //!
 //! Products of 16-bit weights with more than 64 rows go to NVIDIA's library of dense products where
-//! the machine has it; every other product is a kernel of `kernels/`.
+//! the machine has it; every other product is a kernel of `kernels/`. The products of a layer with
+//! weights in 8 bits take more than 64 rows in the same 8 bits, each quantized by its own largest
+//! magnitude: e4m3 where the library multiplies them, i8 by a kernel. Fewer rows stay activations:
+//! there the weights' bytes bound a product, and a row in 16 bits costs nothing.
 //!
 //! The duties of [`Backend`](super::Backend) are kept, with two exceptions. In duty 4: a step's
 //! graph is made when its form is first met, room for the records of the largest step when it first
@@ -28,7 +31,8 @@
 //! algorithms, which it chooses by the number of rows, in steps of a quarter at most, and it leaves
 //! gates and ups in 16 bits before SwiGLU, where the kernels here round once, behind it. So
 //! batching, chunking, a prefix hit, a recomputation and the library itself may change a row's last
-//! bits, and a token where two are almost equally likely.
+//! bits, and a token where two are almost equally likely. Beside weights in 8 bits more than 64
+//! rows are rounded to 8 bits before a product, and fewer are not: that is more than last bits.
 
 mod cublas;
 mod cupti;
@@ -58,7 +62,7 @@ mod weights;
 
 pub use device::{Cuda, Options};
 pub use driver::{
-    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Shelf,
+    Address, Arguments, Card, Dense, Driver, DriverError, Event, Function, Graph, Scales, Shelf,
 };
 pub use gpm::Counters;
 pub use image::{Activation, Program};

@@ -391,6 +391,13 @@ impl Driver for Nvidia {
         Ok(self.dense.get().is_some_and(Option::is_some))
     }
 
+    fn can_multiply(&self, product: &Dense) -> Result<bool, DriverError> {
+        match self.dense.get() {
+            Some(Some(library)) => library.can_multiply(product),
+            _ => Ok(false),
+        }
+    }
+
     fn multiply(&self, product: &Dense) -> Result<bool, DriverError> {
         match self.dense.get() {
             Some(Some(library)) => library.multiply((self.stream, self.capturing.get()), product),

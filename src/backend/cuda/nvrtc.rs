@@ -200,7 +200,8 @@ mod tests {
         }
         let compiler = Nvrtc::open((9, 0)).unwrap();
         assert!(compiler.identity().ends_with(" sm_90a"), "{}", compiler.identity());
-        let programs = Program::all(Activation::Bf16, 128, crate::cost::Techniques::NONE, true);
+        let programs =
+            Program::all(Activation::Bf16, 128, crate::cost::Techniques::NONE, [true; 2]);
         let all = images(None, &compiler, &programs).unwrap();
         assert!(all.iter().all(|image| image.starts_with(b"\x7fELF")));
         let names = [

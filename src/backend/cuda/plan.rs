@@ -25,6 +25,25 @@ const PIECES: u32 = 16;
 /// Rows of a tile of prefill attention.
 pub(super) const TILE: u32 = 64;
 
+/// The 8 bits of rows and weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Narrow {
+    /// Multiplied by a library.
+    E4m3,
+    /// Multiplied by a kernel.
+    I8,
+}
+
+impl Narrow {
+    /// As it ends the names of kernels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::E4m3 => "e4m3",
+            Self::I8 => "i8",
+        }
+    }
+}
+
 /// Sizes of everything.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -41,6 +60,8 @@ pub(super) struct Plan {
     pub techniques: Techniques,
     /// Whether a library computes the products of many rows ([`Plan::suits_library`]).
     pub dense: bool,
+    /// In which 8 bits the products of a layer take many rows, if they do ([`Plan::narrow_as`]).
+    pub narrow: Option<Narrow>,
 }
 
 impl Plan {
@@ -121,6 +142,7 @@ impl Plan {
             window,
             techniques,
             dense: false,
+            narrow: None,
         })
     }
 
@@ -146,6 +168,32 @@ impl Plan {
         plain && self.limits.rows > TILE_ROWS
     }
 
+    /// In which 8 bits the products of a layer could take many rows.
+    pub fn narrow_as(&self) -> Option<Narrow> {
+        let on = self.uses(Technique::QuantizedRows) && !self.dequantizes();
+        match self.format {
+            _ if !on || self.limits.rows <= TILE_ROWS => None,
+            Format::E4m3 => Some(Narrow::E4m3),
+            Format::I8 => Some(Narrow::I8),
+            _ => None,
+        }
+    }
+
+    /// In which 8 bits they take so many rows.
+    pub fn narrow(&self, rows: u32) -> Option<Narrow> {
+        self.narrow.filter(|_| rows > TILE_ROWS)
+    }
+
+    /// Whether a library computes any product.
+    pub fn has_library(&self) -> bool {
+        self.dense || self.narrow == Some(Narrow::E4m3)
+    }
+
+    /// Whether gates and ups of many rows are written out before SwiGLU.
+    pub fn splits_swiglu(&self) -> bool {
+        self.dense || self.narrow.is_some()
+    }
+
     /// How it stores what a step moves.
     pub fn storage(&self) -> Storage {
         Storage {
@@ -159,7 +207,8 @@ impl Plan {
             block_tokens: self.limits.block_tokens,
             piece_tokens: self.uses(Technique::SplitKv).then_some(self.piece_tokens),
             quantized_rows: false,
-            swiglu_rows: self.dense.then_some(TILE_ROWS),
+            swiglu_rows: self.splits_swiglu().then_some(TILE_ROWS),
+            wide_rows: self.narrow.map(|_| TILE_ROWS),
             techniques: self.techniques,
         }
     }

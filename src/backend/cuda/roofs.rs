@@ -14,8 +14,9 @@ use crate::event::{Ceilings, Dtype};
 use crate::unit::Nanos;
 
 use super::device::Cuda;
-use super::driver::{Address, Arguments, Dense, Event, Function};
+use super::driver::{Address, Arguments, Dense, Event, Function, Scales};
 use super::image::Activation;
+use super::plan::Narrow;
 use super::weights::allocate;
 
 /// How long each roof is looked for, the first time and again.
@@ -69,11 +70,12 @@ impl Cuda {
         let bytes = self.working_set()?;
         let card = self.driver.card();
         let key = format!(
-            "cuda-ceilings|{}|{}|{}|{:?}|{}",
+            "cuda-ceilings|{}|{}|{}|{:?}|{:?}|{}",
             env!("CARGO_PKG_VERSION"),
             card.name,
             card.memory,
             self.plan.activation,
+            self.plan.narrow,
             bytes,
         );
         kept(folder, "ceilings", &key, |before: Option<Ceilings>| {
@@ -209,7 +211,17 @@ impl Cuda {
         let mma = Arguments::new().address(out).int(one).int(ROUNDS);
         let per_warp = WARP_OPS * u64::from(ROUNDS);
         let mma = self.rate(&self.work("roof_mma", mma)?, threads / 32 * per_warp, look)?;
-        let mma = mma.max(self.measure_product(probe, look)?);
+        let mma = mma.max(self.measure_product(probe, false, look)?);
+        let narrow = match self.plan.narrow {
+            Some(Narrow::E4m3) => Some((Dtype::E4m3, self.measure_product(probe, true, look)?)),
+            Some(Narrow::I8) => {
+                let mma = Arguments::new().address(out).int(0x0101_0101).int(ROUNDS);
+                // Twice as deep as those of 16 bits.
+                let ops = threads / 32 * 2 * per_warp;
+                Some((Dtype::I8, self.rate(&self.work("roof_mma_i8", mma)?, ops, look)?))
+            }
+            None => None,
+        };
         self.driver.free(out)?;
         let (kernel, arguments) = (self.kernel("roof_nothing")?, Arguments::new());
         let what = Launched::Kernel { kernel, blocks: 1, threads: 32, arguments };
@@ -221,7 +233,11 @@ impl Cuda {
             read_bytes_per_s: read,
             copy_bytes_per_s: copy,
             cache_bytes_per_s: cache.max(read),
-            ops_per_s: matrix.into_iter().chain([(Dtype::F32, fma)]).collect::<BTreeMap<_, _>>(),
+            ops_per_s: matrix
+                .into_iter()
+                .chain([(Dtype::F32, fma)])
+                .chain(narrow)
+                .collect::<BTreeMap<_, _>>(),
             launch_floor_ns: Nanos(launches.0 / u64::from(NOTHINGS)),
         })
     }
@@ -229,17 +245,26 @@ impl Cuda {
 
 impl Cuda {
     /// Operations per second of a large product by the library of dense products, which has
-    /// instructions that `roof_mma` has not; 0 where it computes nothing.
-    fn measure_product(&self, probe: &ReadProbe, look: Duration) -> Result<u64, DeviceError> {
+    /// instructions that `roof_mma` has not, of activations or in e4m3; 0 where it computes none.
+    fn measure_product(
+        &self,
+        probe: &ReadProbe,
+        narrow: bool,
+        look: Duration,
+    ) -> Result<u64, DeviceError> {
         let side = product_side(probe.bytes);
-        if !self.plan.dense || side == 0 {
+        if side == 0 || !narrow && !self.plan.dense {
             return Ok(0);
         }
         let matrix = 2 * u64::from(side).pow(2);
+        let weights = probe.data.plus(2 * matrix);
+        // Two bytes of each place hold one and a factor's share: there is room behind it.
+        let factors = weights.plus(matrix / 2);
         let product = Dense {
             out: probe.data,
             x: probe.data.plus(matrix),
-            weights: probe.data.plus(2 * matrix),
+            weights,
+            scales: narrow.then_some(Scales { rows: factors, outputs: factors }),
             bias: Address::NULL,
             workspace: self.rooms.dense,
             rows: side,

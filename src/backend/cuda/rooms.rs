@@ -40,6 +40,9 @@ pub(super) struct Rooms {
     pub between: Between,
     /// What a library of dense products works in; none where there is none.
     pub dense: Address,
+    /// The rows of a product in 8 bits, `[rows, its inputs]`, and their factors, `[rows]` f32; none
+    /// where no product takes them so.
+    pub narrow: [Address; 2],
 }
 
 /// Room that only the stand-ins of fused kernels need; none where their technique is used.
@@ -47,7 +50,7 @@ pub(super) struct Rooms {
 pub(super) struct Between {
     /// Rows before they are added to the residual stream, `[rows, hidden]`.
     pub projected: Address,
-    /// Gates and ups, `[rows, 2 ffn]`. There too where a library computes them.
+    /// Gates and ups, `[rows, 2 ffn]`. There too where a product leaves them without SwiGLU.
     pub gate_up: Address,
     /// Scores and probabilities, `[rows, heads, longest context]`, f32.
     pub scores: Address,
@@ -120,9 +123,17 @@ impl<'a> Room<'a> {
         let turns = self.take("turns of every position", bytes.len() as u64)?;
         self.driver.write(turns, &bytes)?;
         let between = self.between(shape, plan, weights)?;
-        let dense = match plan.dense {
+        let dense = match plan.has_library() {
             true => self.take("the workspace of dense products", Dense::WORKSPACE)?,
             false => Address::NULL,
+        };
+        let widest = shape.hidden.max(shape.q_width()).max(shape.ffn);
+        let narrow = match plan.narrow {
+            Some(_) => [
+                self.take("rows in 8 bits", rows * u64::from(widest))?,
+                self.take("factors of rows in 8 bits", 4 * rows)?,
+            ],
+            None => [Address::NULL; 2],
         };
         Ok(Rooms {
             residual,
@@ -139,6 +150,7 @@ impl<'a> Room<'a> {
             turns,
             between,
             dense,
+            narrow,
         })
     }
 
@@ -165,7 +177,7 @@ impl<'a> Room<'a> {
                 2 * rows * u64::from(shape.hidden),
             )?,
             gate_up: take(
-                off(Technique::FusedSwiglu) || plan.dense,
+                off(Technique::FusedSwiglu) || plan.splits_swiglu(),
                 "gates and ups",
                 4 * rows * u64::from(shape.ffn),
             )?,

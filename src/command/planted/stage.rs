@@ -35,6 +35,7 @@ fn storage(options: &Options, quantized_rows: bool) -> Storage {
         piece_tokens: None,
         quantized_rows,
         swiglu_rows: None,
+        wide_rows: None,
         techniques: Techniques::ALL,
     }
 }
