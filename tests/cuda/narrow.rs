@@ -196,10 +196,12 @@ fn products_in_8_bits_are_near_those_of_the_quantized_weights() {
         let folder = tempfile::tempdir().unwrap();
         let reference = written_out(&model, encoding, folder.path());
         let expected = whole(&mut on_cpu(&reference, Precision::F32, LIMITS), &text);
-        let found = |techniques| {
+        let mut in_8_bits = false;
+        let mut found = |techniques| {
             let kv = Precision::F16.into();
             let plain = Plain { precision: encoding, kv, limits: LIMITS, techniques };
             let mut cuda = on_host(&model, plain, true).0;
+            in_8_bits = cuda.storage().wide_rows.is_some();
             let mut sequence = Sequence::new(&text, (0..6).rev());
             let mut logits = Vec::new();
             for count in [80, 10] {
@@ -225,8 +227,14 @@ fn products_in_8_bits_are_near_those_of_the_quantized_weights() {
         let wide = found(Techniques::ALL.without(Technique::QuantizedRows));
         let apart = farthest(&expected, &wide);
         assert!(apart < 1.0, "{name} in 16 bits: {apart}");
+        let all_again = found(Techniques::ALL);
+        if card::asked().is_some() && !in_8_bits {
+            eprintln!("skipped: nothing on this card multiplies rows in {name}");
+            continue;
+        }
         // Rows in 8 bits are farther off, and they are what the chunk of 80 rows was made of.
-        assert!(distance > apart, "{name}: {distance}, in 16 bits {apart}");
+        assert!(in_8_bits && distance > apart, "{name}: {distance}, in 16 bits {apart}");
+        assert_eq!(all_again, all, "{name}");
     }
 }
 
