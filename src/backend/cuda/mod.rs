@@ -15,6 +15,9 @@
 //! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
 //! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
 //!
+//! Events tell when a step's inputs and what it chose were copied (`copies`); they stand before and
+//! behind its kernels.
+//!
 //! Products of 16-bit weights with more than 64 rows go to NVIDIA's library of dense products where
 //! the machine has it; every other product is a kernel of `kernels/`.
 //!
@@ -30,6 +33,7 @@
 //! batching, chunking, a prefix hit, a recomputation and the library itself may change a row's last
 //! bits, and a token where two are almost equally likely.
 
+mod copies;
 mod cublas;
 mod cupti;
 mod dense;
