@@ -4,13 +4,13 @@
 #![expect(clippy::expect_used, reason = "a test says what it expects")]
 
 use gemba::event::{
-    Arrival, Calibration, Ceilings, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId,
-    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, Power, Provenance, RequestId, Row,
-    StateChange, Step, StepId, Throttle,
+    Arrival, Calibration, Cargo, Ceilings, DeviceState, Direction, Driver, Dtype, Fact, Fate,
+    Finish, KernelId, Launch, Memory, MemoryChange, MemoryClass, MemoryCopy, Outcome, Phase, Power,
+    Provenance, RequestId, Row, StateChange, Step, StepId, Throttle,
 };
 use gemba::trace::{DeviceHeader, EnergyModel, Header, Observer, Price, Run, Slo, Window};
 use gemba::unit::{Bytes, Nanos, Ops};
-use gemba::waste::{Books, BooksOptions, Cause, Commodity, Costing, Grain, Level};
+use gemba::waste::{Account, Books, BooksOptions, Cause, Commodity, Costing, Grain, Level};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -169,6 +169,31 @@ fn launches() -> impl Strategy<Value = Vec<Fact>> {
     })
 }
 
+/// Copies beside operations, hidden by them, in a step and outside any.
+fn copies() -> impl Strategy<Value = Vec<Fact>> {
+    let copy = (
+        (0..END + 100, 0..150u64, 0u16..2),
+        prop::option::of(0..STEPS + 1),
+        (select(Cargo::ALL), select(Direction::ALL), 0..500u64),
+    );
+    prop::collection::vec(copy, 0..12).prop_map(|copies| {
+        let copy = |((at, length, stream), step, (cargo, direction, bytes))| {
+            let (at, length, step): (u64, u64, Option<u64>) = (at, length, step);
+            Fact::Copy(MemoryCopy {
+                device: 0,
+                stream,
+                step: step.map(|id| if id < STEPS { StepId(id) } else { NO_STEP }),
+                start: Nanos(at),
+                end: Nanos(at + length),
+                cargo,
+                direction,
+                bytes: Bytes(bytes),
+            })
+        };
+        copies.into_iter().map(copy).collect()
+    })
+}
+
 fn states() -> impl Strategy<Value = Vec<Fact>> {
     let change = (0..END, select(&DeviceState::ALL[..]));
     prop::collection::vec(change, 0..8).prop_map(|changes| {
@@ -214,14 +239,14 @@ fn readings() -> impl Strategy<Value = Vec<Fact>> {
 }
 
 fn facts() -> impl Strategy<Value = Vec<Fact>> {
-    let parts = (arrivals(), steps(), launches(), states(), memory(), readings());
-    parts.prop_map(|(a, b, c, d, e, f)| {
+    let parts = (arrivals(), steps(), launches(), copies(), states(), memory(), readings());
+    parts.prop_map(|(a, b, c, d, e, f, g)| {
         let name = |(id, name): (usize, &&str)| Fact::Kernel {
             id: KernelId(id as u16),
             name: (*name).to_owned(),
         };
         let kernels = KERNELS.iter().enumerate().map(name);
-        kernels.chain(a).chain(b).chain(c).chain(d).chain(e).chain(f).collect()
+        kernels.chain(a).chain(b).chain(c).chain(d).chain(e).chain(f).chain(g).collect()
     })
 }
 
@@ -374,6 +399,29 @@ proptest! {
         }
     }
 
+    /// Copies take what nothing else owned: idle time of whatever cause. What computes owns as
+    /// much as if there were none, and bytes are those of the copies more.
+    #[test]
+    fn copies_take_idle_time_and_nothing_else(facts in facts(), options in options()) {
+        let mut without = facts.clone();
+        without.retain(|fact| !matches!(fact, Fact::Copy(_)));
+        let moved: u128 = facts.iter().map(|fact| match fact {
+            Fact::Copy(copy) => u128::from(copy.moved()),
+            _ => 0,
+        }).sum();
+        let (a, b) = (books(header(1), without, &options), books(header(1), facts, &options));
+        let copies = |account: &Account| {
+            matches!(account.cause, Cause::HostCopy | Cause::KvMove)
+        };
+        prop_assert_eq!(a.sum(Commodity::DeviceTime, copies), 0);
+        prop_assert_eq!(b.sum(Commodity::Bytes, copies), moved);
+        for commodity in [Commodity::DeviceTime, Commodity::Bytes] {
+            let computed = |books: &Books| books.sum(commodity, |account| account.kernel.is_some());
+            prop_assert_eq!(computed(&a), computed(&b));
+        }
+        prop_assert_eq!(by_cause(&a, Commodity::Rows), by_cause(&b, Commodity::Rows));
+    }
+
     #[test]
     fn rows_without_an_owner_never_raise_value(facts in facts(), extra in 1u32..50) {
         let value = |facts: Vec<Fact>| {
@@ -477,6 +525,12 @@ fn shifted(facts: &[Fact]) -> Vec<Fact> {
             start: later(launch.start),
             end: later(launch.end),
             ..launch
+        })),
+        Fact::Copy(copy) => Some(Fact::Copy(MemoryCopy {
+            step: copy.step.map(|id| if id == NO_STEP { id } else { StepId(id.0 + STEPS) }),
+            start: later(copy.start),
+            end: later(copy.end),
+            ..copy
         })),
         Fact::Arrival(arrival) => Some(Fact::Arrival(Arrival {
             request: RequestId(arrival.request.0 + REQUESTS),

@@ -89,8 +89,8 @@ fn the_variables_of_telemetry_are_those_that_are_read() {
 #[test]
 fn the_words_of_the_run_folder_are_those_that_are_written() {
     use gemba::event::{
-        DeviceState, Driver, Dtype, Fate, MemoryChange, MemoryClass, Outcome, Phase, Provenance,
-        Throttle,
+        Cargo, DeviceState, Direction, Driver, Dtype, Fate, MemoryChange, MemoryClass, Outcome,
+        Phase, Provenance, Throttle,
     };
     let list = |words: Vec<&str>| {
         let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
@@ -106,6 +106,8 @@ fn the_words_of_the_run_folder_are_those_that_are_written() {
         ("memory.class", list(MemoryClass::ALL.iter().map(|c| c.code()).collect())),
         ("memory.event", list(MemoryChange::ALL.iter().map(|c| c.code()).collect())),
         ("power.throttle", list(Throttle::ALL.iter().map(|t| t.code()).collect())),
+        ("copies.cargo", list(Cargo::ALL.iter().map(|c| c.code()).collect())),
+        ("copies.direction", list(Direction::ALL.iter().map(|d| d.code()).collect())),
         ("power.basis", list(Provenance::ALL.iter().map(|p| p.code()).collect())),
     ];
     let mut text = String::from("\n| column | words |\n|---|---|\n");

@@ -466,6 +466,7 @@ proptest! {
         orders in prop::collection::vec(any_order(), 1..10),
         cancels in prop::collection::vec((0u64..10, 0u64..300_000), 0..3),
         async_steps in any::<bool>(),
+        host_link_bytes_per_s in prop::sample::select(&[0, 500_000_000][..]),
     ) {
         let mut orders = orders;
         orders.sort_by_key(|order| order.arrival.at);
@@ -473,7 +474,7 @@ proptest! {
             order.arrival.request = RequestId(id as u64);
         }
         let cancels: Vec<_> = cancels.into_iter().map(|(id, at)| (id, Nanos(at))).collect();
-        let device = Timing { async_steps, ..timing() };
+        let device = Timing { async_steps, host_link_bytes_per_s, ..timing() };
         let played = play(switches, device, orders.clone(), &cancels).unwrap();
         for order in orders {
             let (outcome, output) = &played.outputs[&order.arrival.request];

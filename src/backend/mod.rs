@@ -23,7 +23,7 @@ pub use op::{Attending, Norm, Op, Projection};
 pub use timed::TimedBy;
 
 use crate::cost::Storage;
-use crate::event::Ceilings;
+use crate::event::{Cargo, Ceilings, Direction};
 use crate::model::Shape;
 use crate::unit::{Bytes, Nanos};
 
@@ -157,6 +157,19 @@ pub struct Span {
     pub end: Nanos,
 }
 
+/// A copy that a step made beside its operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopySpan {
+    /// When it ran.
+    pub span: Span,
+    /// What it carried.
+    pub cargo: Cargo,
+    /// Where to.
+    pub direction: Direction,
+    /// Bytes copied.
+    pub bytes: Bytes,
+}
+
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -225,7 +238,7 @@ pub enum DeviceError {
 ///    [`Span`] per launch, in launch order, in the clock the backend was built with, and one
 ///    [`Sampled`] per row that asked for logits, in order. Steps do not overlap: none begins
 ///    before the end of the one before. Of a step whose operations are not timed it appends no
-///    span.
+///    span, and [`Backend::copies`] tells of none.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one
@@ -291,6 +304,13 @@ pub trait Backend {
         spans: &mut Vec<Span>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), DeviceError>;
+
+    /// The copies of the step that ended last, in order of time: none begins before the copies and
+    /// operations of the step before have ended. Empty where a device makes none, as one that
+    /// computes in the host's memory, and of a step whose operations are not timed.
+    fn copies(&self) -> &[CopySpan] {
+        &[]
+    }
 
     /// Whether each operation of the next steps is to be timed, which a device does from the
     /// beginning; says whether it is. Where it is not, nothing stands between kernels that would

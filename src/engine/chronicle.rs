@@ -1,10 +1,10 @@
 //! What the engine says, and when: facts in order of time, each state once.
 
-use crate::backend::{Description, Limits, Op, Span};
+use crate::backend::{CopySpan, Description, Limits, Op, Span};
 use crate::cost::{Budget, Kernel, Storage};
 use crate::event::{
-    DeviceState, Fact, KernelId, Launch, LayerId, Memory, MemoryChange, MemoryClass, Recorder,
-    StateChange, StepId,
+    DeviceState, Fact, KernelId, Launch, LayerId, Memory, MemoryChange, MemoryClass, MemoryCopy,
+    Recorder, StateChange, StepId,
 };
 use crate::model::Shape;
 use crate::schedule::BlockChange;
@@ -157,6 +157,14 @@ impl Chronicle {
             dtype: budget.dtype,
             driver: budget.driver,
         }));
+    }
+
+    /// `step` made a copy.
+    pub(super) fn copy(&self, step: StepId, copy: &CopySpan, recorder: &mut dyn Recorder) {
+        let CopySpan { span: Span { start, end }, cargo, direction, bytes } = *copy;
+        let (device, stream, step) = (self.device, 0, Some(step));
+        let copy = MemoryCopy { device, stream, step, start, end, cargo, direction, bytes };
+        recorder.record(Fact::Copy(copy));
     }
 }
 

@@ -108,7 +108,8 @@ impl Engine<'_> {
         let noticed = self.collect(&flight)?;
         // The host may have been busy with the next step when the results came.
         let last = self.spans.last().filter(|_| followed);
-        let end = last.map_or(noticed, |span| span.end.max(flight.start));
+        let copied = self.backend.copies().last().map_or(Nanos::ZERO, |copy| copy.span.end);
+        let end = last.map_or(noticed, |span| span.end.max(copied).max(flight.start));
         let sampled = self.take_tokens(&flight.decision, noticed);
         let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
         // Unless another step is in flight, the device is idle from here on: everything is said

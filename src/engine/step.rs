@@ -453,6 +453,9 @@ impl<'c> Engine<'c> {
         for (operation, span) in flight.operations.iter().zip(&self.spans) {
             self.chronicle.launch(step.step, operation, *span, recorder);
         }
+        for copy in self.backend.copies() {
+            self.chronicle.copy(step.step, copy, recorder);
+        }
         self.counts.steps += 1;
         self.counts.launches += flight.operations.len() as u64;
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arrival, Fate, Finish, Phase, RequestId, StateChange};
+use super::{Arrival, Fate, Finish, MemoryCopy, Phase, RequestId, StateChange};
 use crate::unit::{Bytes, Nanos, Ops};
 
 /// A step's number, in order of time.
@@ -48,6 +48,8 @@ pub enum Fact {
     Finish(Finish),
     /// A meter was read.
     Power(Power),
+    /// A device copied memory; said after the step it belongs to.
+    Copy(MemoryCopy),
 }
 
 /// One pass of the engine over a batch.
@@ -186,6 +188,16 @@ pub struct Launch {
     pub dtype: Dtype,
     /// What its cost grows with.
     pub driver: Driver,
+}
+
+impl Launch {
+    /// Bytes that it had to move.
+    #[must_use]
+    pub fn moved(&self) -> u128 {
+        let Self { weight_bytes, kv_bytes, activation_bytes, excess_bytes, .. } = self;
+        let all = [weight_bytes, kv_bytes, activation_bytes, excess_bytes];
+        all.iter().map(|bytes| u128::from(bytes.0)).sum()
+    }
 }
 
 /// What a piece of device memory is for.

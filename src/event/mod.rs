@@ -7,6 +7,7 @@
 //! Times are nanoseconds since the window's start. Ids are dense and start at zero.
 
 mod activity;
+mod copy;
 mod device;
 mod fact;
 mod fate;
@@ -14,6 +15,7 @@ mod request;
 mod state;
 
 pub use activity::Activity;
+pub use copy::{Cargo, Direction, MemoryCopy};
 pub use device::{Calibration, Ceilings};
 pub use fact::{
     Driver, Dtype, Fact, KernelId, Launch, LayerId, Memory, MemoryChange, MemoryClass, Power,

@@ -91,7 +91,11 @@ const fn named(commodity: Commodity) -> Option<(&'static str, f64, &'static str)
     Some(match commodity {
         Commodity::DeviceTime => ("gemba_device_seconds", NANOS, "Device time by cause."),
         Commodity::Memory => ("gemba_memory_byte_seconds", NANOS, "Device memory held, by cause."),
-        Commodity::Bytes => ("gemba_moved_bytes", 1.0, "Bytes moved in device memory, by cause."),
+        Commodity::Bytes => (
+            "gemba_moved_bytes",
+            1.0,
+            "Bytes moved in device memory and over the host link, by cause.",
+        ),
         Commodity::Rows => ("gemba_rows", 1.0, "Token rows launched, by cause."),
         Commodity::RequestTime => {
             ("gemba_request_seconds", NANOS, "Time of requests in the system, by cause.")

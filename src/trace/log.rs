@@ -6,8 +6,10 @@
 //! └────────────┴────────────┴──────────────────────┘
 //! ```
 //! The payload is a run of facts in postcard's encoding, whole facts only. The magic ends in the
-//! version; a new encoding gets a new magic and keeps this decoder. A reader stops at the first
-//! frame that is cut short or does not match its checksum: that is where the writer died.
+//! version; a new encoding gets a new magic and keeps this decoder. Version 2 adds a kind of fact,
+//! copies, behind those of version 1 and changes none of them: one decoder reads both. A reader
+//! stops at the first frame that is cut short or does not match its checksum: that is where the
+//! writer died.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -17,7 +19,10 @@ use super::TraceError;
 use crate::event::Fact;
 
 /// The first bytes of the log, version included.
-pub const MAGIC: &[u8; 8] = b"GEMBA\0\0\x01";
+pub const MAGIC: &[u8; 8] = b"GEMBA\0\0\x02";
+
+/// The versions that are read.
+const VERSIONS: std::ops::RangeInclusive<u8> = 1..=2;
 
 /// No frame is longer; a longer length is a lie.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -184,10 +189,10 @@ pub(super) fn check_magic(magic: &[u8; 8], path: &Path) -> Result<(), TraceError
     if magic[..7] != MAGIC[..7] {
         return Err(TraceError::malformed(path, "expected an event log, found other bytes"));
     }
-    if magic != MAGIC {
+    if !VERSIONS.contains(&magic[7]) {
         return Err(TraceError::Schema {
             path: path.to_path_buf(),
-            expected: "event log version 1",
+            expected: "event log version 1 or 2",
             found: format!("version {}", magic[7]),
         });
     }
@@ -213,8 +218,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{DeviceState, StateChange};
-    use crate::unit::Nanos;
+    use crate::event::{
+        Cargo, DeviceState, Direction, KernelId, MemoryCopy, Power, Provenance, StateChange,
+        StepId, Throttle,
+    };
+    use crate::unit::{Bytes, Nanos};
 
     fn state(at: u64) -> Fact {
         Fact::State(StateChange { device: 0, at: Nanos(at), state: DeviceState::Host })
@@ -241,13 +249,59 @@ mod tests {
         assert_eq!(read_all(&bytes).unwrap(), (vec![state(1), state(2), state(3)], true));
     }
 
+    /// A log as version 1 wrote it: a kernel's name, a state, a reading of a meter.
+    #[test]
+    fn a_log_of_the_first_version_is_read_for_ever() {
+        let frame = [
+            0, 3, 3, b'q', b'k', b'v', // kernel 3, "qkv"
+            1, 0, 7, 4, // device 0 is in `host` from 7 ns on
+            8, 0, 9, 12, 3, 0xbc, 0x0f, 2, 0, // 12 µJ, 3 mW, 1980 MHz, thermal, measured
+        ];
+        let mut bytes = b"GEMBA\0\0\x01".to_vec();
+        bytes.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&frame).to_le_bytes());
+        bytes.extend_from_slice(&frame);
+        let (facts, whole) = read_all(&bytes).unwrap();
+        let expected = [
+            Fact::Kernel { id: KernelId(3), name: "qkv".to_owned() },
+            state(7),
+            Fact::Power(Power {
+                device: 0,
+                at: Nanos(9),
+                energy_uj: 12,
+                power_mw: 3,
+                clock_mhz: 1980,
+                throttle: Throttle::Thermal,
+                basis: Provenance::Measured,
+            }),
+        ];
+        assert_eq!((facts.as_slice(), whole), (&expected[..], true));
+    }
+
+    #[test]
+    fn copies_stand_behind_the_facts_of_the_first_version() {
+        let copy = Fact::Copy(MemoryCopy {
+            device: 0,
+            stream: 0,
+            step: Some(StepId(2)),
+            start: Nanos(3),
+            end: Nanos(4),
+            cargo: Cargo::KvBlocks,
+            direction: Direction::ToHost,
+            bytes: Bytes(5),
+        });
+        let bytes = log(&[std::slice::from_ref(&copy)]);
+        assert_eq!((bytes[7], &bytes[16..]), (2, &[9, 0, 0, 1, 2, 3, 4, 1, 1, 5][..]));
+        assert_eq!(read_all(&bytes).unwrap(), (vec![copy], true));
+    }
+
     #[test]
     fn other_files_and_newer_logs_are_refused() {
         let message = |bytes: &[u8]| read_all(bytes).unwrap_err().to_string();
         assert_eq!(message(b"PAR1"), "read events.log: expected an event log, found other bytes");
         assert_eq!(
             message(b"GEMBA\0\0\x07"),
-            "read events.log: expected schema event log version 1, found version 7"
+            "read events.log: expected schema event log version 1 or 2, found version 7"
         );
     }
 

@@ -31,7 +31,7 @@ pub use header::{
 pub use log::{LogReader, MAGIC, MAX_FRAME_BYTES};
 pub use meter::{CountersHeader, Extremes, MeterHeader, Validity};
 pub use new_file::{NewFile, write_beside};
-pub use run::{Launches, Run, launch_order, read_header, resolve};
+pub use run::{Launches, Run, copy_order, launch_order, read_header, resolve};
 #[cfg(feature = "analysis")]
 pub use tables::{LedgerRow, TableWriter, write_ledger, write_ledger_file};
 pub use tail::LogTail;

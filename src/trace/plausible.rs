@@ -3,7 +3,7 @@
 
 use super::MeterHeader;
 use super::header::Header;
-use crate::event::{Fact, Launch, Memory, Power, Row, Step};
+use crate::event::{Fact, Launch, Memory, MemoryCopy, Power, Row, Step};
 use crate::unit::Nanos;
 
 /// Two years.
@@ -98,6 +98,7 @@ pub(super) fn fact(fact: &Fact) -> Result<(), String> {
         Fact::Arrival(arrival) => time(arrival.at),
         Fact::Finish(finish) => time(finish.at),
         Fact::Power(power) => self::power(power),
+        Fact::Copy(copy) => self::copy(copy),
     }
 }
 
@@ -142,4 +143,11 @@ pub(super) fn memory(memory: &Memory) -> Result<(), String> {
 pub(super) fn power(power: &Power) -> Result<(), String> {
     time(power.at)?;
     within("energy_uj", power.energy_uj, BYTES)
+}
+
+pub(super) fn copy(copy: &MemoryCopy) -> Result<(), String> {
+    time(copy.end)?;
+    in_order(&[copy.start, copy.end])
+        .map_err(|what| format!("copy at {} ns: {what}", copy.start.0))?;
+    within("bytes of a copy", copy.bytes.0, BYTES)
 }

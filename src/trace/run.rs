@@ -7,8 +7,8 @@ use super::LogReader;
 use super::header::{Header, Status};
 use super::{TraceError, plausible};
 use crate::event::{
-    Fact, Fate, Finish, KernelId, Launch, Memory, Outcome, Power, Request, RequestId, Row,
-    StateChange, Step,
+    Fact, Fate, Finish, KernelId, Launch, Memory, MemoryCopy, Outcome, Power, Request, RequestId,
+    Row, StateChange, Step,
 };
 use crate::unit::{Nanos, make_printable};
 
@@ -62,6 +62,8 @@ pub struct Run {
     pub memory: Vec<Memory>,
     /// Meter readings by device and time.
     pub power: Vec<Power>,
+    /// Copies by device and time.
+    pub copies: Vec<MemoryCopy>,
     /// Launches by device and time.
     pub launches: Launches,
 }
@@ -82,6 +84,7 @@ impl Run {
             rows: Vec::new(),
             memory: Vec::new(),
             power: Vec::new(),
+            copies: Vec::new(),
             launches: Launches::Memory(Vec::new()),
         };
         let (mut finishes, mut launches) = (Vec::new(), Vec::new());
@@ -132,6 +135,7 @@ impl Run {
             }
             Fact::Finish(finish) => finishes.push(finish),
             Fact::Power(power) => self.power.push(power),
+            Fact::Copy(copy) => self.copies.push(copy),
         }
         Ok(())
     }
@@ -161,6 +165,7 @@ impl Run {
             let Power { device, at, energy_uj, power_mw, clock_mhz, throttle, basis } = *power;
             (device, at, energy_uj, power_mw, clock_mhz, throttle, basis)
         });
+        self.copies.sort_by_key(copy_order);
         for row in &mut self.rows {
             if row.fate == Fate::Open {
                 let outcome = row.request.and_then(|id| outcome(&self.requests, id));
@@ -180,6 +185,7 @@ impl Run {
         self.rows.iter().try_for_each(plausible::row)?;
         self.memory.iter().try_for_each(plausible::memory)?;
         self.power.iter().try_for_each(plausible::power)?;
+        self.copies.iter().try_for_each(plausible::copy)?;
         for step in &self.steps {
             plausible::step(step)?;
             if step.host_start > step.start || step.start > step.end {
@@ -228,7 +234,9 @@ impl Run {
         let memory = self.memory.iter().map(|change| change.at);
         let requests = self.requests.iter().map(|r| r.finish.map_or(r.arrival.at, |f| f.at));
         let power = self.power.iter().map(|power| power.at);
-        steps.chain(states).chain(memory).chain(requests).chain(power).max().unwrap_or_default()
+        let copies = self.copies.iter().map(|copy| copy.end);
+        let facts = steps.chain(states).chain(memory).chain(requests).chain(power).chain(copies);
+        facts.max().unwrap_or_default()
     }
 
     /// Gives all launches in order, in chunks; a table is decoded ahead on a thread of its own.
@@ -327,6 +335,12 @@ pub fn launch_order(launch: &Launch) -> impl Ord + use<> {
         (launch.weight_bytes, launch.kv_bytes, launch.activation_bytes, launch.excess_bytes),
         (launch.ops, launch.dtype, launch.driver),
     )
+}
+
+/// The canonical order of copies.
+pub fn copy_order(copy: &MemoryCopy) -> impl Ord + use<> {
+    let MemoryCopy { device, stream, step, start, end, cargo, direction, bytes } = *copy;
+    ((device, start, end, stream), (step, cargo, direction, bytes))
 }
 
 fn outcome(requests: &[Request], id: RequestId) -> Option<Outcome> {

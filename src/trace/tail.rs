@@ -174,7 +174,7 @@ mod tests {
         };
         let other = "read events.log: expected an event log, found other bytes";
         assert_eq!(read(b"PAR1PAR1").as_deref(), Some(other));
-        let newer = "read events.log: expected schema event log version 1, found version 9";
+        let newer = "read events.log: expected schema event log version 1 or 2, found version 9";
         assert_eq!(read(b"GEMBA\0\0\x09").as_deref(), Some(newer));
         let mut flipped = log(2);
         *flipped.last_mut().unwrap() ^= 1;

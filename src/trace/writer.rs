@@ -262,7 +262,9 @@ fn write_until_closed(shared: &Shared, file: &mut File, path: &Path) -> Result<u
 /// How many of the facts come before a step that may have more rows and launches to come.
 fn whole(facts: &[Fact]) -> usize {
     // Meters are read beside it, at any time.
-    let told = |fact: &&Fact| matches!(fact, Fact::Row(_) | Fact::Launch(_) | Fact::Power(_));
+    let told = |fact: &&Fact| {
+        matches!(fact, Fact::Row(_) | Fact::Launch(_) | Fact::Copy(_) | Fact::Power(_))
+    };
     let before = facts.len() - facts.iter().rev().take_while(told).count();
     match before.checked_sub(1).map(|last| &facts[last]) {
         Some(Fact::Step(_)) => before - 1,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::catalogue::{Cause, Level, Muda};
+use super::copies::over_host_link;
 use super::course::Course;
 use super::journal::Journal;
 use super::kernel::{Bench, BrokenCeilings, Costing};
@@ -12,7 +13,7 @@ use super::posting::{Account, Commodity, Key};
 use super::projection::KernelTotals;
 use super::timeline::{Recorded, Timeline};
 use super::{derived, headroom, memory, request_time, rows};
-use crate::event::{Launch, RequestId, StepId};
+use crate::event::{RequestId, StepId};
 use crate::ledger::{Book, TrialBalance};
 use crate::trace::{DeviceHeader, Run, TraceError};
 use crate::unit::Share;
@@ -109,6 +110,14 @@ impl Books {
         self.postings(commodity).filter(|(key, _)| filter(&key.account)).map(|(_, a)| a).sum()
     }
 
+    /// Bytes that operations and copies moved in device memory; those that went over the host link
+    /// are apart.
+    #[must_use]
+    pub fn moved_in_memory(&self) -> u128 {
+        let moved = self.trial_balance(Commodity::Bytes).map_or(0, |balance| balance.capacity);
+        moved.saturating_sub(self.sum(Commodity::Bytes, over_host_link))
+    }
+
     /// The share of a commodity that no rule could attribute.
     #[must_use]
     pub fn unattributed(&self, commodity: Commodity) -> Share {
@@ -196,16 +205,21 @@ fn device_time(
         .iter()
         .map(|device| (device.id, timeline(run, device, costing, by_step)))
         .collect();
+    for copy in &run.copies {
+        if !walkers.iter().any(|(id, _)| *id == copy.device) {
+            return Err(unknown_device("copies", copy.device));
+        }
+        moved += u128::from(copy.moved());
+    }
     let mut at = 0;
     run.each_launch_chunk(|launches| {
         for launch in launches {
             // Launches come ordered by device.
             if walkers.get(at).is_none_or(|(id, _)| *id != launch.device) {
                 let place = walkers.iter().position(|(id, _)| *id == launch.device);
-                at = place.ok_or_else(|| unknown_device(launch))?;
+                at = place.ok_or_else(|| unknown_device("launches", launch.device))?;
             }
-            moved += u128::from(launch.weight_bytes.0) + u128::from(launch.kv_bytes.0);
-            moved += u128::from(launch.activation_bytes.0) + u128::from(launch.excess_bytes.0);
+            moved += launch.moved();
             walkers[at].1.launch(launch);
         }
         Ok::<(), TraceError>(())
@@ -225,10 +239,10 @@ fn device_time(
     Ok(walked)
 }
 
-fn unknown_device(launch: &Launch) -> TraceError {
+fn unknown_device(facts: &str, device: u16) -> TraceError {
     TraceError::Malformed {
         path: "run.json".into(),
-        what: format!("launches name device {}, which is not among the devices", launch.device),
+        what: format!("{facts} name device {device}, which is not among the devices"),
     }
 }
 
@@ -245,7 +259,8 @@ fn timeline<'a>(
     let readings = range(&run.power, |power| power.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
     let journal = Journal::new(device.id, by_step, run.header.window);
-    let plan = Recorded::new(steps, &run.rows, states, readings);
+    let copies = range(&run.copies, |copy| copy.device, device.id);
+    let plan = Recorded::new(steps, &run.rows, states, readings, copies);
     Timeline::new(run.header.window, plan, observer, journal, bench)
 }
 

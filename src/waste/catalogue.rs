@@ -220,11 +220,11 @@ catalogue! {
         "fusion";
     HostCopy "host_copy" Transportation Waste false
         "Copies between host and device."
-        "time and bytes of copies over the host link"
+        "time of copies in which nothing computes and no KV block moves; bytes of all of them"
         "keep data on the device, overlap copies";
     KvMove "kv_move" Transportation Waste false
         "Moving KV blocks: swap, offload, migration."
-        "time and bytes of KV copies"
+        "time of copies of KV blocks in which nothing computes; bytes of all of them"
         "more capacity, recompute instead";
     Collective "collective" Transportation Necessary false
         "Exchanging activations between devices."

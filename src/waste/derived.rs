@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::copies::works;
 use super::posting::{Account, Basis, Commodity, Key};
 use crate::event::{Power, Provenance};
 use crate::ledger::{Book, Splitter};
@@ -23,7 +24,8 @@ pub(super) fn money(run: &Run, books: &mut HashMap<Commodity, Book<Key>>) {
 
 /// Books energy, if a meter was read or power was declared.
 ///
-/// A static floor goes by time, the rest by time in which operations ran, both scaled to the
+/// A static floor goes by time, the rest by time in which operations ran or copies owned the
+/// device, both scaled to the
 /// total. Without a declared power the whole goes by time.
 pub(super) fn energy(run: &Run, busy_nanos: u128, books: &mut HashMap<Commodity, Book<Key>>) {
     let Some(time) = books.get(&Commodity::DeviceTime) else { return };
@@ -38,7 +40,7 @@ pub(super) fn energy(run: &Run, busy_nanos: u128, books: &mut HashMap<Commodity,
     };
     let power = |account: &Account| match model {
         Some(EnergyModel { idle_mw, busy_mw }) => {
-            u128::from(if account.kernel.is_some() { busy_mw.max(idle_mw) } else { idle_mw })
+            u128::from(if works(account) { busy_mw.max(idle_mw) } else { idle_mw })
         }
         None => 1,
     };

@@ -223,7 +223,7 @@ fn kv_use(books: &Books) -> Share {
 }
 
 fn bandwidth_use(run: &Run, books: &Books) -> Share {
-    let moved = books.trial_balance(Commodity::Bytes).map_or(0, |balance| balance.capacity);
+    let moved = books.moved_in_memory();
     let window = run.header.window;
     let nanos = u128::from(window.end_ns.saturating_sub(window.start_ns).0);
     let could: u128 = run

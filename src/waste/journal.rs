@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use super::copies::Carried;
 use super::course::{Course, Slicer};
 use super::kernel::Owned;
 use super::phases::{Phases, Sorter};
@@ -58,6 +59,9 @@ pub(super) trait Sink {
 
     /// The visit ends: time without operations, host time, and of it recording.
     fn closing(&mut self, _gap: u128, _host: u128, _observer: u128) {}
+
+    /// What copies owned and moved in the visit that ends.
+    fn carried(&mut self, _carried: &Carried) {}
 
     /// What is posted from now on happened at this time.
     fn turn(&mut self, _at: u64) {}

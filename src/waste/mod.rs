@@ -7,6 +7,7 @@
 mod books;
 mod catalogue;
 mod clock;
+mod copies;
 mod course;
 mod derived;
 mod headline;

@@ -14,7 +14,7 @@ pub enum Commodity {
     Energy,
     /// Device memory held over time.
     Memory,
-    /// Bytes moved in device memory.
+    /// Bytes moved: in device memory, and by copies over the host link.
     Bytes,
     /// Token rows launched.
     Rows,
@@ -137,6 +137,12 @@ pub enum SubReason {
     Calibrate,
     /// Observer: recording.
     Recording,
+    /// Copies: from the host's memory to the device's.
+    ToDevice,
+    /// Copies: from the device's memory to the host's.
+    ToHost,
+    /// Copies: from one place in the device's memory to another.
+    Within,
 }
 
 impl SubReason {
@@ -161,6 +167,9 @@ impl SubReason {
             Self::WarmUp => "warm_up",
             Self::Calibrate => "calibrate",
             Self::Recording => "recording",
+            Self::ToDevice => "to_device",
+            Self::ToHost => "to_host",
+            Self::Within => "within",
         }
     }
 }

@@ -1,11 +1,12 @@
 //! One step's accounts: who its payers are, what gathered, and how it is shared among them.
 
 use super::catalogue::{Cause, Level};
+use super::copies::Carried;
 use super::journal::{Sink, Slot};
 use super::kernel::{Bench, Owned, PARTS, Part, Work};
 use super::posting::{Account, Basis, Commodity, SubReason};
 use crate::cost::Floor;
-use crate::event::{Driver, Fate, KernelId, Launch, Phase, Recompute, Row, Step};
+use crate::event::{Driver, Fate, KernelId, Launch, MemoryCopy, Phase, Recompute, Row, Step};
 use crate::ledger::Splitter;
 
 const DRIVERS: usize = Driver::ALL.len();
@@ -116,6 +117,7 @@ pub(super) struct StepAccounts {
     gap: u128,
     host: u128,
     observer: u128,
+    carried: Carried,
     launches: u64,
     splitters: Splitters,
 }
@@ -139,8 +141,14 @@ impl StepAccounts {
     }
 
     /// What gathered in the step that is open, operations apart, in nanoseconds.
-    pub(super) const fn accrued(&self) -> u128 {
-        if self.is_open() { self.gap + self.host + self.observer } else { 0 }
+    pub(super) fn accrued(&self) -> u128 {
+        let carried = self.carried.nanos();
+        if self.is_open() { self.gap + self.host + self.observer + carried } else { 0 }
+    }
+
+    /// Bytes that copies moved in the step that is open.
+    pub(super) fn copied(&self) -> u128 {
+        if self.is_open() { self.carried.bytes() } else { 0 }
     }
 
     /// Opens a step.
@@ -164,6 +172,7 @@ impl StepAccounts {
             }
         }
         (self.gap, self.host, self.observer, self.launches) = (0, 0, 0, 0);
+        self.carried = Carried::default();
     }
 
     /// Nothing ran for `nanos` inside the step.
@@ -175,6 +184,16 @@ impl StepAccounts {
     pub(super) fn add_host(&mut self, nanos: u64, observer: u64) {
         self.host += u128::from(nanos - observer);
         self.observer += u128::from(observer);
+    }
+
+    /// A copy of the step owned `nanos` of the device's time.
+    pub(super) const fn add_copy(&mut self, copy: &MemoryCopy, nanos: u64) {
+        self.carried.add(copy, nanos);
+    }
+
+    /// So much as in another visit to the step.
+    pub(super) const fn add_carried(&mut self, carried: Carried) {
+        self.carried = carried;
     }
 
     /// An operation of the step, with its floor, ran and owned time of the device. `false` if the
@@ -217,6 +236,7 @@ impl StepAccounts {
     pub(super) fn close(&mut self, launch_floor: u64, journal: &mut impl Sink) {
         let Some(step) = self.step.take() else { return };
         journal.closing(self.gap, self.host, self.observer);
+        journal.carried(&self.carried);
         let mut spent = std::mem::take(&mut self.spent);
         // Canonical order: the first operation's place must not matter.
         spent.sort_by_key(|s| (s.kernel, s.driver));
@@ -233,6 +253,9 @@ impl StepAccounts {
         self.share_equally(Account::of(Cause::Host, Basis::Measured), self.host, journal);
         let observer = Account::of(Cause::Observer, Basis::Apportioned);
         self.share_equally(observer.because(SubReason::Recording), self.observer, journal);
+        for (commodity, account, amount) in self.carried.postings() {
+            self.share_equally_of(commodity, account, amount, journal);
+        }
         journal.end_step(Some(step.step.0));
     }
 
@@ -330,10 +353,20 @@ impl StepAccounts {
 
     /// Shares `total` of device time equally among the step's requests.
     fn share_equally(&mut self, account: Account, total: u128, journal: &mut impl Sink) {
+        self.share_equally_of(Commodity::DeviceTime, account, total, journal);
+    }
+
+    fn share_equally_of(
+        &mut self,
+        commodity: Commodity,
+        account: Account,
+        total: u128,
+        journal: &mut impl Sink,
+    ) {
         if total == 0 {
             return;
         }
-        let number = journal.number(Commodity::DeviceTime, account);
+        let number = journal.number(commodity, account);
         if self.splitters.owners.is_empty() {
             let nobody = journal.slot(None);
             return journal.post(nobody, number, total);

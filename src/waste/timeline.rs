@@ -2,7 +2,8 @@
 //!
 //! Order of the rules: faulted; load and warm-up; calibration. Then, where nothing runs: inside
 //! a step (`launch_gap`); while the host prepares one (`host`); by the scheduler's state. Then,
-//! where something runs: the operations that run share the instant equally.
+//! where something computes: the operations that run share the instant equally; where something
+//! copies, those of KV blocks before others.
 
 use std::collections::HashMap;
 
@@ -10,11 +11,12 @@ use foldhash::fast::RandomState;
 
 use super::catalogue::{Cause, Level};
 use super::clock::{ClockChange, Clocks, Held};
+use super::copies::Carried;
 use super::journal::Sink;
 use super::kernel::{Bench, Owned};
 use super::posting::{Account, Basis, Commodity, SubReason};
 use super::step::StepAccounts;
-use crate::event::{DeviceState, Launch, Power, Row, StateChange, Step, StepId};
+use crate::event::{Cargo, DeviceState, Launch, MemoryCopy, Power, Row, StateChange, Step, StepId};
 use crate::trace::Window;
 
 /// A stretch of the timeline in which a step is prepared or runs. Stretches do not overlap.
@@ -46,6 +48,9 @@ pub(super) trait Plan {
     /// The change of the clock at a place.
     fn clock(&self, place: usize) -> Option<ClockChange>;
 
+    /// The copy at a place.
+    fn copy(&self, place: usize) -> Option<MemoryCopy>;
+
     /// The stretch at a place.
     fn stretch(&self, place: usize) -> Option<Stretch>;
 
@@ -62,18 +67,19 @@ pub(super) struct Recorded<'a> {
     rows: &'a [Row],
     states: &'a [StateChange],
     clocks: Vec<ClockChange>,
+    copies: &'a [MemoryCopy],
     stretches: Vec<Stretch>,
     places: HashMap<StepId, usize, RandomState>,
 }
 
 impl<'a> Recorded<'a> {
-    /// `steps`, `states` and `readings` are the device's, in order; `rows` are the run's, ordered
-    /// by step.
+    /// `rows` are the run's, ordered by step; everything else is the device's, in order.
     pub(super) fn new(
         steps: &'a [Step],
         rows: &'a [Row],
         states: &'a [StateChange],
         readings: &[Power],
+        copies: &'a [MemoryCopy],
     ) -> Self {
         let mut end = 0;
         let mut stretches = Vec::with_capacity(steps.len());
@@ -85,7 +91,7 @@ impl<'a> Recorded<'a> {
         let places = steps.iter().enumerate().map(|(at, step)| (step.step, at)).collect();
         let mut clock = Clocks::default();
         let clocks = readings.iter().filter_map(|reading| clock.take(reading)).collect();
-        Self { steps, rows, states, clocks, stretches, places }
+        Self { steps, rows, states, clocks, copies, stretches, places }
     }
 }
 
@@ -96,6 +102,10 @@ impl Plan for Recorded<'_> {
 
     fn clock(&self, place: usize) -> Option<ClockChange> {
         self.clocks.get(place).copied()
+    }
+
+    fn copy(&self, place: usize) -> Option<MemoryCopy> {
+        self.copies.get(place).copied()
     }
 
     fn stretch(&self, place: usize) -> Option<Stretch> {
@@ -114,17 +124,63 @@ impl Plan for Recorded<'_> {
     }
 }
 
+/// What a device does: it computes or it copies.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Launch(Launch),
+    Copy(MemoryCopy),
+}
+
+impl Operation {
+    const fn span(&self) -> (u64, u64) {
+        match self {
+            Self::Launch(launch) => (launch.start.0, launch.end.0),
+            Self::Copy(copy) => (copy.start.0, copy.end.0),
+        }
+    }
+
+    /// Of what runs at an instant the least owns it.
+    const fn turn(&self) -> u8 {
+        match self {
+            Self::Launch(_) => 0,
+            Self::Copy(MemoryCopy { cargo: Cargo::KvBlocks, .. }) => 1,
+            Self::Copy(MemoryCopy { cargo: Cargo::Data, .. }) => 2,
+        }
+    }
+
+    fn bytes(&self) -> u128 {
+        match self {
+            Self::Launch(launch) => launch.moved(),
+            Self::Copy(copy) => copy.moved().into(),
+        }
+    }
+}
+
+/// The places among a device's facts that a walker has reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    /// Of the next change of state.
+    pub(super) state: usize,
+    /// Of the next change of the clock.
+    pub(super) clock: usize,
+    /// Of the stretch that time has reached.
+    pub(super) stretch: usize,
+    /// Of the next copy.
+    pub(super) copy: usize,
+}
+
 /// Walks one device's timeline as launches come, over facts that are all known or become known
 /// while it walks.
 pub(super) struct Timeline<P, S> {
     pub(super) plan: P,
     window: (u64, u64),
     cursor: u64,
-    cluster: Vec<Launch>,
+    cluster: Vec<Operation>,
     cluster_end: u64,
     at_stretch: usize,
     at_state: usize,
     at_clock: usize,
+    at_copy: usize,
     held: Option<Held>,
     open: Option<usize>,
     /// When the device turned to the step that is open.
@@ -158,6 +214,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             at_stretch: 0,
             at_state: 0,
             at_clock: 0,
+            at_copy: 0,
             held: None,
             open: None,
             turned: window.0,
@@ -173,16 +230,31 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
 
     /// Takes the next launch, in order of start.
     pub(super) fn launch(&mut self, launch: &Launch) {
-        if !self.cluster.is_empty() && launch.start.0 >= self.cluster_end {
+        self.copies_before(launch.start.0);
+        self.run(Operation::Launch(*launch));
+    }
+
+    /// Takes the copies that began before `until`.
+    fn copies_before(&mut self, until: u64) {
+        while let Some(copy) = self.plan.copy(self.at_copy).filter(|copy| copy.start.0 < until) {
+            self.at_copy += 1;
+            self.run(Operation::Copy(copy));
+        }
+    }
+
+    fn run(&mut self, operation: Operation) {
+        let (start, end) = operation.span();
+        if !self.cluster.is_empty() && start >= self.cluster_end {
             self.run_cluster();
         }
-        self.cluster_end = self.cluster_end.max(launch.end.0);
-        self.cluster.push(*launch);
+        self.cluster_end = self.cluster_end.max(end);
+        self.cluster.push(operation);
     }
 
     /// Accounts for the time until `until`, before which everything is known: no fact of a
     /// time before it will come.
     pub(super) fn advance(&mut self, until: u64) {
+        self.copies_before(until);
         if !self.cluster.is_empty() && self.cluster_end > until {
             return;
         }
@@ -193,6 +265,7 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     /// Accounts for what is left of the window, which ends at `end`.
     pub(super) fn close(&mut self, end: u64) {
         self.window.1 = end;
+        self.copies_before(u64::MAX);
         self.run_cluster();
         self.idle_until(end);
         self.switch_to(None);
@@ -215,35 +288,35 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
     }
 
     /// What gathered in the step that goes on, operations apart, in nanoseconds.
-    pub(super) const fn accrued(&self) -> u128 {
+    pub(super) fn accrued(&self) -> u128 {
         self.accounts.accrued()
     }
 
-    /// Operations that overlap with what may still come.
-    pub(super) fn waiting(&self) -> &[Launch] {
-        &self.cluster
+    /// Bytes of what overlaps with what may still come, and of copies in the step that goes on.
+    pub(super) fn bytes_under_way(&self) -> u128 {
+        self.cluster.iter().map(Operation::bytes).sum::<u128>() + self.accounts.copied()
     }
 
-    /// The places of the next changes of state and clock, and of the stretch that time has
-    /// reached.
-    pub(super) const fn places(&self) -> (usize, usize, usize) {
-        (self.at_state, self.at_clock, self.at_stretch)
+    /// Where it has come to.
+    pub(super) const fn places(&self) -> Places {
+        let (state, clock) = (self.at_state, self.at_clock);
+        Places { state, clock, stretch: self.at_stretch, copy: self.at_copy }
     }
 
-    /// Accounts for the launches that overlap, and for the idle time before them.
+    /// Accounts for the operations that overlap, and for the idle time before them.
     fn run_cluster(&mut self) {
         let mut cluster = std::mem::take(&mut self.cluster);
         let Some(first) = cluster.first() else { return };
         let clip = |at: u64| at.clamp(self.window.0, self.window.1);
-        let (begin, end) = (clip(first.start.0), clip(self.cluster_end));
+        let (begin, end) = (clip(first.span().0), clip(self.cluster_end));
         self.idle_until(begin);
         if cluster.len() == 1 && !self.overridden(begin, end) {
             self.book(&cluster[0], end - begin);
         } else {
             let mut owned = vec![0; cluster.len()];
             self.cut(&cluster, &mut owned);
-            for (launch, nanos) in cluster.iter().zip(owned) {
-                self.book(launch, nanos);
+            for (operation, nanos) in cluster.iter().zip(owned) {
+                self.book(operation, nanos);
             }
         }
         self.cursor = end;
@@ -252,14 +325,15 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         self.cluster = cluster;
     }
 
-    /// Shares each instant of a cluster among the operations that run in it.
-    fn cut(&mut self, cluster: &[Launch], owned: &mut [u64]) {
+    /// Gives each instant of a cluster to the operations that run in it and own it, in equal
+    /// parts.
+    fn cut(&mut self, cluster: &[Operation], owned: &mut [u64]) {
         let clip = |at: u64| at.clamp(self.window.0, self.window.1);
         let mut cuts: Vec<u64> = Vec::new();
-        for launch in cluster {
-            cuts.extend([clip(launch.start.0), clip(launch.end.0)]);
+        for (start, end) in cluster.iter().map(Operation::span) {
+            cuts.extend([clip(start), clip(end)]);
         }
-        let (begin, end) = (clip(cluster[0].start.0), clip(self.cluster_end));
+        let (begin, end) = (clip(cluster[0].span().0), clip(self.cluster_end));
         // Looking at the state moves the place among the changes behind `begin`.
         self.state(begin);
         let later = (self.at_state..).map_while(|place| self.plan.state(place));
@@ -273,12 +347,18 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
                 self.post_state(state, to - from);
                 continue;
             }
-            let runs = |l: &Launch| l.start.0 <= from && l.end.0 >= to;
-            let running = cluster.iter().filter(|l| runs(l)).count() as u64;
-            // Inside a cluster something always runs: it is the union of its launches.
-            let (share, mut left) = ((to - from) / running, (to - from) % running);
-            for (launch, owned) in cluster.iter().zip(owned.iter_mut()) {
-                if runs(launch) {
+            let runs = |operation: &Operation| {
+                let (start, end) = operation.span();
+                start <= from && end >= to
+            };
+            // Inside a cluster something always runs: it is the union of its operations.
+            let running = cluster.iter().filter(|operation| runs(operation));
+            let turn = running.map(Operation::turn).min();
+            let owns = |operation: &Operation| runs(operation) && Some(operation.turn()) == turn;
+            let owners = cluster.iter().filter(|operation| owns(operation)).count() as u64;
+            let (share, mut left) = ((to - from) / owners, (to - from) % owners);
+            for (operation, owned) in cluster.iter().zip(owned.iter_mut()) {
+                if owns(operation) {
                     *owned += share + u64::from(left > 0);
                     left = left.saturating_sub(1);
                 }
@@ -286,15 +366,42 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
         }
     }
 
-    fn book(&mut self, launch: &Launch, nanos: u64) {
+    fn book(&mut self, operation: &Operation, nanos: u64) {
         self.busy += u128::from(nanos);
+        match operation {
+            Operation::Launch(launch) => self.book_launch(launch, nanos),
+            Operation::Copy(copy) => self.book_copy(copy, nanos),
+        }
+    }
+
+    /// The place of the step that an operation belongs to. Operations of a step come one after
+    /// another.
+    fn place(&mut self, step: Option<StepId>) -> Option<usize> {
+        if self.found.is_none_or(|(id, _)| step != Some(id)) {
+            self.found = step.and_then(|id| Some((id, self.plan.place(id)?)));
+        }
+        self.found.map(|(_, at)| at)
+    }
+
+    fn book_copy(&mut self, copy: &MemoryCopy, nanos: u64) {
+        if let Some(at) = self.place(copy.step) {
+            self.switch_to(Some(at));
+            return self.accounts.add_copy(copy, nanos);
+        }
+        let mut carried = Carried::default();
+        carried.add(copy, nanos);
+        self.journal.turn(self.cursor);
+        for (commodity, account, amount) in carried.postings() {
+            if amount > 0 {
+                self.journal.post_to_nobody(commodity, account, amount);
+            }
+        }
+    }
+
+    fn book_launch(&mut self, launch: &Launch, nanos: u64) {
         let floor = self.bench.count(launch, nanos);
         let owned = Owned { nanos, held: self.held(launch.start.0) };
-        // Launches of a step come one after another.
-        if self.found.is_none_or(|(id, _)| launch.step != Some(id)) {
-            self.found = launch.step.and_then(|id| Some((id, self.plan.place(id)?)));
-        }
-        if let Some((_, at)) = self.found {
+        if let Some(at) = self.place(launch.step) {
             self.switch_to(Some(at));
             if self.accounts.add_launch((launch, floor), owned, &mut self.bench) {
                 self.journal.launched(launch, owned);
@@ -302,12 +409,11 @@ impl<P: Plan, S: Sink> Timeline<P, S> {
             }
         }
         let account = |basis| Account::of(Cause::UnattributedBusy, basis).kernel(launch.kernel);
-        let bytes = launch.weight_bytes + launch.kv_bytes;
-        let bytes = bytes + launch.activation_bytes + launch.excess_bytes;
         self.journal.turn(self.cursor);
-        let time = (Commodity::DeviceTime, Basis::Measured, nanos);
-        for (commodity, basis, amount) in [time, (Commodity::Bytes, Basis::Counted, bytes.0)] {
-            self.journal.post_to_nobody(commodity, account(basis), amount.into());
+        let time = (Commodity::DeviceTime, Basis::Measured, nanos.into());
+        let bytes = (Commodity::Bytes, Basis::Counted, launch.moved());
+        for (commodity, basis, amount) in [time, bytes] {
+            self.journal.post_to_nobody(commodity, account(basis), amount);
         }
     }
 

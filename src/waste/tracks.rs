@@ -150,7 +150,8 @@ fn walker<'a>(run: &'a Run, device: &DeviceHeader, options: &BooksOptions) -> Wa
     let states = super::books::range(&run.states, |change| change.device, device.id);
     let readings = super::books::range(&run.power, |power| power.device, device.id);
     let observer = run.header.observer.map_or(0, |observer| observer.ns_per_launch);
-    let plan = Recorded::new(steps, &run.rows, states, readings);
+    let copies = super::books::range(&run.copies, |copy| copy.device, device.id);
+    let plan = Recorded::new(steps, &run.rows, states, readings, copies);
     Timeline::new(run.header.window, plan, observer, Judge::new(&options.muda_map), bench)
 }
 

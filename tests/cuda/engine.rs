@@ -13,7 +13,7 @@ use gemba::schedule::{Options, Outlook, Scheduling};
 use gemba::unit::Nanos;
 
 #[path = "../engine/facts.rs"]
-mod facts;
+pub mod facts;
 use facts::Facts;
 
 use crate::near::{self, Choice};

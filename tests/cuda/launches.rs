@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use gemba::backend::cuda::{Cuda, Options};
 use gemba::backend::modelled::ManualClock;
-use gemba::backend::{AwaitedToken, Backend, Limits, Mask, Op, Sampling, SequenceRows, StepInputs};
+use gemba::backend::{
+    AwaitedToken, Backend, Limits, Mask, Op, Sampling, SequenceRows, Span, StepInputs,
+};
 use gemba::cost::{Technique, Techniques};
 use gemba::event::WallClock;
 use gemba::model::{Model, Precision};
@@ -59,8 +61,8 @@ fn a_step_launches_its_operations_in_order_and_allocates_nothing() {
     assert_eq!(count(|asked| matches!(asked, Asked::WaitFor(_))), 1);
     assert_eq!(count(|asked| matches!(asked, Asked::Wait)), 0);
     assert_eq!(count(|asked| matches!(asked, Asked::Read(..))), 1);
-    // The beginning, both ends of each of 13 operations, and the copy.
-    assert_eq!(count(|asked| matches!(asked, Asked::Record(_))), 28);
+    // The beginning, both ends of each of 13 operations, and of each copy.
+    assert_eq!(count(|asked| matches!(asked, Asked::Record(_))), 31);
     assert_eq!((said.spans.len(), said.sampled.len()), (13, 71));
     // 71 rows of 96: hidden; 128 + 2·64: queries, keys and values; 160: ffn; 300: vocabulary.
     let expected: [(&str, [u32; 3], u32); 14] = [
@@ -132,13 +134,13 @@ fn a_decode_step_is_captured_once_and_asked_for_as_a_whole_from_then_on() {
         .collect();
     let [graph, other] = graphs[..] else { panic!("{graphs:?}") };
     assert_eq!(*replay, &Asked::Replay(graph));
-    // Every event is the graph's but two: the one that the others are counted from, before it, and
-    // the one behind the copy of what was chosen.
+    // Every event is the graph's but five: the one that the others are counted from, before it, and
+    // both ends of the two copies.
     let begun = first.iter().position(|asked| *asked == Asked::Replay(graph)).unwrap() - 1;
     assert!(matches!(first[begun], Asked::Record(_)));
     let again = decode(&mut one, &mut two);
     assert_eq!(between(&again), [&Asked::Replay(other)]);
-    assert_eq!(again.iter().filter(|asked| matches!(asked, Asked::Record(_))).count(), 2);
+    assert_eq!(again.iter().filter(|asked| matches!(asked, Asked::Record(_))).count(), 5);
 
     // A context of a second piece is another form, and so is another number of rows.
     one.done = 300;
@@ -196,12 +198,20 @@ fn a_step_is_handed_over_while_another_one_runs_and_its_tokens_stay_on_the_devic
 #[test]
 fn times_of_a_step_behind_another_are_counted_from_it() {
     let model = small(|shape| shape.layers = 1);
-    // An event takes the device 10 ns: a step's beginning, both ends of its operations, a copy. The
-    // kernels take 21, and 22 and 24.
-    for (handed, expected) in [
-        (5, [[1010, 1041], [1051, 1107], [1137, 1168], [1178, 1234]]),
+    // An event takes the device 10 ns: a step's beginning, both ends of its operations and copies.
+    // The kernels take 21, and 22 and 24.
+    for (handed, expected, copied) in [
+        (
+            5,
+            [[1010, 1041], [1051, 1107], [1167, 1198], [1208, 1264]],
+            [[1000, 1010], [1137, 1147], [1157, 1167], [1294, 1304]],
+        ),
         // It was handed over later than the device's clock says that it began.
-        (500, [[1010, 1041], [1051, 1107], [1510, 1541], [1551, 1607]]),
+        (
+            500,
+            [[1010, 1041], [1051, 1107], [1510, 1541], [1551, 1607]],
+            [[1000, 1010], [1137, 1147], [1500, 1510], [1637, 1647]],
+        ),
     ] {
         let (tape, clock) = (Rc::new(Tape::default()), ManualClock::start());
         let options = Options {
@@ -230,12 +240,16 @@ fn times_of_a_step_behind_another_are_counted_from_it() {
         clock.advance(Nanos(handed));
         begin(&mut cuda, 4);
         clock.advance(Nanos(10_000));
-        let mut spans = Vec::new();
+        let (mut spans, mut copies) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             cuda.end_step(&mut spans, &mut Vec::new()).unwrap();
+            copies.extend(cuda.copies().iter().map(|copy| copy.span));
         }
-        let found: Vec<_> = spans.iter().map(|span| [span.start.0, span.end.0]).collect();
-        assert_eq!(found, expected);
+        let ends = |spans: &[Span]| -> Vec<[u64; 2]> {
+            spans.iter().map(|span| [span.start.0, span.end.0]).collect()
+        };
+        assert_eq!(ends(&spans), expected);
+        assert_eq!(ends(&copies), copied);
     }
 }
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gemba::backend::cuda::{Cuda, Options};
-use gemba::backend::{Backend, Sampling, Span, TimedBy};
+use gemba::backend::{Backend, CopySpan, Sampling, Span, TimedBy};
 use gemba::cost::Techniques;
-use gemba::engine::{Engine, States, limits};
-use gemba::event::{Clock, Fact};
+use gemba::engine::{Engine, States, Turn, limits};
+use gemba::event::{Cargo, Clock, Direction, Fact};
 use gemba::model::Precision;
 use gemba::schedule::Outlook;
 use gemba::unit::Nanos;
 
+use crate::engine::facts::Facts;
 use crate::recorded::{Asked, Recorded, Tape, took};
 use crate::stepper::{LIMITS, Sequence, small, step, tokens};
 
@@ -89,10 +90,13 @@ fn count(asked: &[Asked], wanted: fn(&Asked) -> bool) -> usize {
     asked.iter().filter(|asked| wanted(asked)).count()
 }
 
-/// Events that tell times: one behind each copy tells that it is there.
+/// Events that tell times of operations: one behind each copy to the host tells that it is there,
+/// and of a step that is timed three more tell when its copies ran.
 fn events(asked: &[Asked]) -> usize {
     let copies = count(asked, |asked| matches!(asked, Asked::Fetch(..)));
-    count(asked, |asked| matches!(asked, Asked::Record(_))) - copies
+    let around = |pair: &&[Asked]| matches!(pair, [Asked::Record(_), Asked::Send(..)]);
+    let timed = asked.windows(2).filter(around).count();
+    count(asked, |asked| matches!(asked, Asked::Record(_))) - copies - 3 * timed
 }
 
 fn records(asked: &[Asked]) -> usize {
@@ -217,6 +221,73 @@ fn a_step_in_which_a_library_launches_kernels_is_timed_by_events() {
     }
     let note = cuda.timed_by().note().unwrap();
     assert!(note.ends_with("in which cuBLASLt may multiply, were timed by events."), "{note}");
+}
+
+#[test]
+fn events_tell_when_the_copies_of_a_step_ran() {
+    for traced in [true, false] {
+        let (mut cuda, tape) = load(traced);
+        let mut end = Nanos::ZERO;
+        for round in 0..3 {
+            let ((spans, asked), asks) = match round {
+                1 => (mixed(&mut cuda, &tape), 71),
+                _ => (decode(&mut cuda, &tape), 1),
+            };
+            let sent = asked.iter().find_map(|asked| match asked {
+                Asked::Send(_, _, bytes) => Some(*bytes as u64),
+                _ => None,
+            });
+            let [inputs, chosen] = cuda.copies() else { panic!("{:?}", cuda.copies()) };
+            let carried = |copy: &CopySpan| (copy.cargo, copy.direction, copy.bytes.0);
+            assert_eq!(carried(inputs), (Cargo::Data, Direction::ToDevice, sent.unwrap()));
+            // Room for the most rows that may ask; of this step so many do.
+            let room = 8 * u64::from(LIMITS.logits_rows.next_multiple_of(4));
+            assert!(room >= 8 * asks);
+            assert_eq!(carried(chosen), (Cargo::Data, Direction::ToHost, room));
+            // Ten nanoseconds pass from one event of this driver to the next, none in a copy.
+            for copy in [inputs, chosen] {
+                assert_eq!(copy.span.end, copy.span.start + Nanos(10), "{copy:?}");
+            }
+            assert!(end <= inputs.span.start && inputs.span.end <= chosen.span.start);
+            assert!(spans.iter().all(|span| span.start >= inputs.span.start));
+            end = chosen.span.end;
+        }
+        assert!(cuda.time_operations(true));
+        cuda.time_operations(false);
+        decode(&mut cuda, &tape);
+        assert_eq!(cuda.copies(), [], "nobody looks");
+    }
+}
+
+/// Copies of a step that waited for another one are told by the device's clock, too: behind
+/// everything that the other one did.
+#[test]
+fn copies_of_steps_in_flight_run_one_after_another() {
+    let options = crate::engine::options();
+    let driver = Recorded::new(Rc::default(), 1 << 30);
+    let plan = Options {
+        precision: Precision::Q8_0.into(),
+        kv_precision: Precision::F16.into(),
+        limits: limits(&options),
+        techniques: Techniques::ALL,
+    };
+    let clock = Arc::new(Steady::default());
+    let cuda = Cuda::load(Box::new(driver), &small(|_| ()), plan, clock.clone()).unwrap();
+    let mut engine = Engine::new(Box::new(cuda), options, 0, &*clock).unwrap();
+    let mut facts: Vec<Fact> = Vec::new();
+    engine.begin(States::new(0), &mut facts);
+    for order in crate::engine::orders(300) {
+        engine.submit(order, &mut facts);
+    }
+    let closed = Outlook { closed: true, external: 0 };
+    while matches!(engine.turn(closed, &mut facts).unwrap(), Turn::Ran) {}
+    let facts = Facts::checked(&facts);
+    assert_eq!(facts.copies.len(), 2 * facts.steps.len());
+    for (copies, step) in facts.copies.chunks(2).zip(&facts.steps) {
+        assert!(copies.iter().all(|copy| copy.step == Some(step.step)));
+        let directions = [copies[0].direction, copies[1].direction];
+        assert_eq!(directions, [Direction::ToDevice, Direction::ToHost]);
+    }
 }
 
 #[test]

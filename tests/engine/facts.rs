@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gemba::event::{
-    Fact, Fate, Launch, MemoryChange, MemoryClass, Outcome, Phase, RequestId, Row, Step, StepId,
+    Fact, Fate, Launch, MemoryChange, MemoryClass, MemoryCopy, Outcome, Phase, RequestId, Row,
+    Step, StepId,
 };
 use gemba::unit::Nanos;
 
@@ -13,6 +14,7 @@ pub struct Facts {
     pub steps: Vec<Step>,
     pub rows: Vec<Row>,
     pub launches: Vec<Launch>,
+    pub copies: Vec<MemoryCopy>,
     pub states: Vec<(Nanos, gemba::event::DeviceState)>,
     pub memory: Vec<gemba::event::Memory>,
     pub arrivals: Vec<gemba::event::Arrival>,
@@ -39,10 +41,12 @@ impl Facts {
                 Fact::Finish(finish) => {
                     assert!(sorted.finishes.insert(finish.request, *finish).is_none());
                 }
+                Fact::Copy(copy) => sorted.copies.push(*copy),
                 Fact::Power(_) => {}
             }
         }
         sorted.check_steps();
+        sorted.check_copies();
         sorted.check_requests();
         sorted.check_states();
         sorted.check_memory();
@@ -87,6 +91,17 @@ impl Facts {
                 before = launch.end;
             }
             assert!(before <= step.end, "launches end in their step");
+        }
+    }
+
+    /// Copies run one after another, each while its step is prepared or runs.
+    fn check_copies(&self) {
+        let mut before = Nanos::ZERO;
+        for copy in &self.copies {
+            let step = self.steps[copy.step.unwrap().0 as usize];
+            assert!(step.host_start <= copy.start && copy.end <= step.end, "{copy:?} in {step:?}");
+            assert!(before <= copy.start && copy.start <= copy.end, "{copy:?}");
+            before = copy.end;
         }
     }
 

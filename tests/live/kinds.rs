@@ -1,5 +1,6 @@
 //! Sessions on the modelled device, each with another kind of loss in it.
 
+use gemba::backend::modelled::Timing;
 use gemba::event::{Fact, Outcome};
 use gemba::schedule::Scheduling;
 use gemba::session::SessionOptions;
@@ -7,7 +8,7 @@ use gemba::trace::Header;
 use gemba::unit::Nanos;
 use gemba::workload::RequestSpec;
 
-use super::session::{options, run, workload};
+use super::session::{options, run, run_on, workload};
 
 /// Ten requests of unlike length, one each 5 ms.
 fn demand() -> Vec<RequestSpec> {
@@ -45,5 +46,16 @@ pub fn all() -> Vec<(&'static str, Header, Vec<Fact>)> {
     let mut chunked = options();
     chunked.engine.batching.max_num_batched_tokens = 8;
     add("small chunks", &chunked, demand());
+    for (name, async_steps) in
+        [("a link to the host", false), ("a link to the host, two steps in flight", true)]
+    {
+        let linked = |timing: &mut Timing| {
+            timing.host_link_bytes_per_s = 10_000_000;
+            timing.async_steps = async_steps;
+        };
+        let (header, facts) = run_on(linked, &options(), &workload(demand()));
+        assert!(facts.iter().any(|fact| matches!(fact, Fact::Copy(_))));
+        all.push((name, header, facts));
+    }
     all
 }

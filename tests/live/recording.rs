@@ -1,10 +1,10 @@
 //! Arbitrary recordings that keep the order which every recorder keeps: facts of a device come
-//! in order of time, rows and operations after their step.
+//! in order of time, rows, operations and copies after their step.
 
 use gemba::event::{
-    Arrival, Calibration, Ceilings, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId,
-    Launch, Memory, MemoryChange, MemoryClass, Outcome, Phase, Power, Provenance, RequestId, Row,
-    StateChange, Step, StepId, Throttle,
+    Arrival, Calibration, Cargo, Ceilings, DeviceState, Direction, Driver, Dtype, Fact, Fate,
+    Finish, KernelId, Launch, Memory, MemoryChange, MemoryClass, MemoryCopy, Outcome, Phase, Power,
+    Provenance, RequestId, Row, StateChange, Step, StepId, Throttle,
 };
 use gemba::trace::{DeviceHeader, Header, Observer, Status, Window};
 use gemba::unit::{Bytes, Nanos, Ops};
@@ -65,6 +65,17 @@ struct LaunchDraft {
     driver: Driver,
 }
 
+#[derive(Clone, Debug)]
+struct CopyDraft {
+    /// From the beginning of the step's preparation on.
+    after: u64,
+    length: u64,
+    owned: bool,
+    cargo: Cargo,
+    direction: Direction,
+    bytes: u64,
+}
+
 /// A clock, and what holds it down.
 type ReadingDraft = (u32, Throttle);
 
@@ -76,6 +87,7 @@ enum Event {
         queued: u32,
         rows: Vec<RowDraft>,
         launches: Vec<LaunchDraft>,
+        copies: Vec<CopyDraft>,
         rest: u64,
         /// Somewhere in the step.
         reading: Option<(u64, ReadingDraft)>,
@@ -105,22 +117,31 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|((after, length, stream, owned), kernel, amounts, driver)| {
                 LaunchDraft { after, length, stream, owned, kernel, amounts, driver }
             });
-    let step = (
-        0..40u64,
-        0u32..3,
-        prop::collection::vec(row, 0..5),
-        prop::collection::vec(launch, 0..6),
-        0..40u64,
-        prop::option::of((0..500u64, reading())),
+    let copy = (
+        (0..300u64, 0..90u64, prop::bool::weighted(0.9)),
+        (select(Cargo::ALL), select(Direction::ALL), 0..500u64),
     )
-        .prop_map(|(host, queued, rows, launches, rest, reading)| Event::Step {
-            host,
-            queued,
-            rows,
-            launches,
-            rest,
-            reading,
+        .prop_map(|((after, length, owned), (cargo, direction, bytes))| CopyDraft {
+            after,
+            length,
+            owned,
+            cargo,
+            direction,
+            bytes,
         });
+    let step =
+        (
+            0..40u64,
+            0u32..3,
+            prop::collection::vec(row, 0..5),
+            prop::collection::vec(launch, 0..6),
+            prop::collection::vec(copy, 0..3),
+            0..40u64,
+            prop::option::of((0..500u64, reading())),
+        )
+            .prop_map(|(host, queued, rows, launches, copies, rest, reading)| {
+                Event::Step { host, queued, rows, launches, copies, rest, reading }
+            });
     prop_oneof![
         2 => (0..60u64, select(&DeviceState::ALL[..])).prop_map(|(rest, s)| Event::State(rest, s)),
         4 => step,
@@ -209,9 +230,9 @@ impl Recorder {
                 self.facts.push(power(self.now, reading));
                 self.now += 1;
             }
-            Event::Step { host, queued, rows, launches, rest, reading } => {
+            Event::Step { host, queued, rows, launches, copies, rest, reading } => {
                 let (begin, place) = (self.now, self.facts.len());
-                self.step(host, queued, &rows, &launches, rest);
+                self.step(host, queued, &rows, (&launches, &copies), rest);
                 // A meter says so while the step goes on; the step is said at its end.
                 if let Some((after, reading)) = reading
                     && let Some(within) = after.checked_rem(self.now - begin)
@@ -227,7 +248,7 @@ impl Recorder {
         host: u64,
         queued: u32,
         rows: &[RowDraft],
-        launches: &[LaunchDraft],
+        (launches, copies): (&[LaunchDraft], &[CopyDraft]),
         rest: u64,
     ) {
         let id = StepId(self.step);
@@ -240,6 +261,9 @@ impl Recorder {
             at += launch.after;
             spans.push((at, at + launch.length));
             end = end.max(at + launch.length);
+        }
+        for copy in copies {
+            end = end.max(host_start + copy.after + copy.length);
         }
         end += rest;
         self.now = end;
@@ -293,6 +317,19 @@ impl Recorder {
                 ops: Ops(ops),
                 dtype: Dtype::Q8_0,
                 driver: launch.driver,
+            }));
+        }
+        for copy in copies {
+            let start = host_start + copy.after;
+            self.facts.push(Fact::Copy(MemoryCopy {
+                device: 0,
+                stream: 0,
+                step: copy.owned.then_some(id),
+                start: Nanos(start),
+                end: Nanos(start + copy.length),
+                cargo: copy.cargo,
+                direction: copy.direction,
+                bytes: Bytes(copy.bytes),
             }));
         }
     }

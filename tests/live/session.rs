@@ -43,6 +43,15 @@ pub fn workload(requests: Vec<RequestSpec>) -> Workload {
 
 /// Runs a session. Gives the header of its folder and its facts.
 pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>) {
+    run_on(|_| (), options, workload)
+}
+
+/// The same on another device.
+pub fn run_on(
+    change: impl FnOnce(&mut Timing),
+    options: &SessionOptions,
+    workload: &Workload,
+) -> (Header, Vec<Fact>) {
     let clock = ManualClock::start();
     let engine = options.engine;
     let storage = Storage {
@@ -57,12 +66,13 @@ pub fn run(options: &SessionOptions, workload: &Workload) -> (Header, Vec<Fact>)
         wide_rows: None,
         techniques: Techniques::ALL,
     };
-    let timing = Timing {
+    let mut timing = Timing {
         ceilings: ceilings(),
         host_per_step: Nanos(20_000),
         launch_gap: Nanos(1_000),
         ..Timing::default()
     };
+    change(&mut timing);
     let device_clock = clock.clone();
     let load = move || -> Result<Box<dyn Backend>, DeviceError> {
         device_clock.advance(Nanos(5_000_000));

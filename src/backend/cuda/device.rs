@@ -5,23 +5,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+    Backend, CopySpan, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
 };
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
 use crate::model::{Encoding, Model, Shape};
 use crate::unit::Bytes;
 
+use super::copies::Copies;
 use super::dense::narrow;
 use super::driver::{Address, Card, Dense, Driver};
-use super::flights::Flights;
+use super::flights::{Flights, shelf_bytes};
 use super::graphs::Graphs;
 use super::image::Program;
 use super::launches::{Kernels, TILE_ROWS};
 use super::plan::{Narrow, Plan};
 use super::rooms::{Room, Rooms};
 use super::step::Step;
-use super::timing::Timing;
+use super::timing::{Timing, Way};
 use super::weights::{Upload, Weights, allocate};
 
 /// How a model is put on a card.
@@ -57,6 +58,7 @@ pub struct Cuda {
     open: bool,
     pub(super) graphs: Graphs,
     pub(super) flights: Flights,
+    copies: Copies,
     pub(super) timing: Timing,
     logits: OnceCell<Vec<f32>>,
     // Last, so that it is dropped after everything that it allocated.
@@ -119,6 +121,7 @@ impl Cuda {
         let inputs = Step::bytes(&plan, shape.vocab);
         let asked = plan.limits.logits_rows as usize;
         let flights = Flights::new(&*driver, plan.steps_in_flight(), [ops, asked], inputs)?;
+        let copies = Copies::new(&*driver, plan.steps_in_flight(), shelf_bytes(asked) as u64)?;
         driver.wait()?;
         let card = driver.card();
         let description = Description {
@@ -142,6 +145,7 @@ impl Cuda {
             open: false,
             graphs: Graphs::default(),
             flights,
+            copies,
             timing: Timing::new(&*driver),
             logits: OnceCell::new(),
             shape,
@@ -213,7 +217,11 @@ impl Backend for Cuda {
         self.ops.clear();
         self.logits.take();
         let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
-        self.step.take(&*self.driver, inputs, choices, shelf)?;
+        let timed = self.timing.way() != Way::Nothing;
+        let events = timed.then(|| self.copies.around_inputs());
+        let handed = self.clock.now();
+        let bytes = self.step.take(&*self.driver, inputs, choices, (shelf, events))?;
+        self.copies.sent(bytes, handed, self.flights.copied(), timed);
         let most = self.step.placed.rows.max(self.step.placed.asked);
         self.timing.begin_step(self.plan.has_library() && most > TILE_ROWS);
         self.open = true;
@@ -251,6 +259,9 @@ impl Backend for Cuda {
             _ if self.ops.is_empty() => self.begin(0)?,
             _ => {}
         }
+        if let Some(event) = self.copies.before_choices() {
+            self.driver.record(event)?;
+        }
         Ok(self.flights.finish(&*self.driver, self.rooms.chosen[0])?)
     }
 
@@ -261,7 +272,15 @@ impl Backend for Cuda {
     ) -> Result<(), DeviceError> {
         self.submit()?;
         let flight = self.flights.land(&*self.driver, sampled)?;
-        self.spans(&flight, self.clock.now(), spans)
+        let (now, told) = (self.clock.now(), spans.len());
+        self.copies.land(&*self.driver, now)?;
+        self.spans(&flight, now, spans)?;
+        self.copies.ran(&spans[told..]);
+        Ok(())
+    }
+
+    fn copies(&self) -> &[CopySpan] {
+        self.copies.told()
     }
 
     fn time_operations(&mut self, each: bool) -> bool {

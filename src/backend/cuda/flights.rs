@@ -118,6 +118,11 @@ impl Flights {
         &self.sets[set].operations
     }
 
+    /// What will be recorded when the choices of the next step to be handed over have been copied.
+    pub fn copied(&self) -> Event {
+        self.sets[self.set()].copied
+    }
+
     /// How many tokens the last step that was handed over chooses.
     pub fn choices(&self) -> usize {
         self.flying.back().map_or(0, |flight| flight.asked)

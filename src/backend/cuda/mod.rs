@@ -15,6 +15,9 @@
 //! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
 //! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
 //!
+//! Events tell when a step's inputs and what it chose were copied (`copies`); they stand before and
+//! behind its kernels.
+//!
 //! Products of 16-bit weights with more than 64 rows go to NVIDIA's library of dense products where
 //! the machine has it; every other product is a kernel of `kernels/`. The products of a layer with
 //! weights in 8 bits take more than 64 rows in the same 8 bits, each quantized by its own largest
@@ -34,6 +37,7 @@
 //! bits, and a token where two are almost equally likely. Beside weights in 8 bits more than 64
 //! rows are rounded to 8 bits before a product, and fewer are not: that is more than last bits.
 
+mod copies;
 mod cublas;
 mod cupti;
 mod dense;

@@ -7,7 +7,7 @@ use crate::backend::bounds::Bounds;
 use crate::backend::{DeviceError, Mask, SequenceRows, StepInputs};
 use crate::cost::Technique;
 
-use super::driver::{Address, Driver, Shelf};
+use super::driver::{Address, Driver, Event, Shelf};
 use super::graphs::Form;
 use super::plan::{Plan, TILE};
 use super::weights::allocate;
@@ -97,7 +97,8 @@ impl Step {
     }
 
     /// Takes the inputs of the next step, behind one in flight that chooses so many tokens, and
-    /// enqueues their copy by a shelf of [`Step::bytes`].
+    /// enqueues their copy by a shelf of [`Step::bytes`], between two events if there are any.
+    /// Gives their bytes.
     ///
     /// # Errors
     /// [`DeviceError::Limits`] if they do not fit or do not make sense, [`DeviceError::Lost`] if
@@ -107,8 +108,8 @@ impl Step {
         driver: &dyn Driver,
         inputs: &StepInputs<'_>,
         choices: usize,
-        shelf: Shelf,
-    ) -> Result<(), DeviceError> {
+        (shelf, events): (Shelf, Option<[Event; 2]>),
+    ) -> Result<u64, DeviceError> {
         let decodes = self.bounds.check(inputs, choices)?;
         self.bytes.clear();
         let mut placed = Placed {
@@ -130,9 +131,15 @@ impl Step {
             let (found, most) = (self.bytes.len(), self.most);
             return Err(DeviceError::Limits(format!("inputs of {found} bytes, at most {most}")));
         }
+        if let Some([before, _]) = events {
+            driver.record(before)?;
+        }
         driver.send(&self.bytes, shelf, self.room)?;
+        if let Some([_, behind]) = events {
+            driver.record(behind)?;
+        }
         self.placed = placed;
-        Ok(())
+        Ok(self.bytes.len() as u64)
     }
 
     /// The form of a step of decoded rows that all ask for logits and choose freely.

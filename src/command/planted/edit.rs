@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::PlantError;
 use super::stage::Played;
 use crate::cost::Kernel;
-use crate::event::{DeviceState, Fact, Finish, Launch, Step, StepId};
+use crate::event::{DeviceState, Fact, Finish, Launch, MemoryCopy, Step, StepId};
 use crate::unit::Nanos;
 
 /// Inserts `length` of time at each of the moments `at`: whatever began or ended then or later
@@ -36,6 +36,7 @@ pub(super) fn insert_time(played: &mut Played, at: &[Nanos], length: Nanos) {
                     .for_each(later);
             }
             Fact::Power(power) => later(&mut power.at),
+            Fact::Copy(MemoryCopy { start, end, .. }) => [start, end].into_iter().for_each(later),
         }
     }
     later(&mut played.header.window.end_ns);

@@ -6,6 +6,7 @@
 //! explain. Every run is instant and the same for ever.
 
 mod clock;
+mod copies;
 mod edit;
 mod memory;
 mod rows;
@@ -64,7 +65,9 @@ pub enum PlantError {
 /// Every scenario, in the order of the catalogue of causes.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    let mut all = [time::SCENARIOS, clock::SCENARIOS, rows::SCENARIOS, memory::SCENARIOS].concat();
+    let parts =
+        [time::SCENARIOS, clock::SCENARIOS, copies::SCENARIOS, rows::SCENARIOS, memory::SCENARIOS];
+    let mut all = parts.concat();
     all.sort_by_key(|scenario| scenario.cause);
     all
 }
@@ -95,9 +98,6 @@ fn reason(entry: &Entry) -> Option<&'static str> {
     }
     match entry.cause {
         Cause::Peer | Cause::Collective => Some("The engine runs on one device."),
-        Cause::HostCopy | Cause::KvMove => {
-            Some("The engine has no such copies, and no fact tells of them.")
-        }
         Cause::UnusedSample => Some("The engine gives one sample for each request."),
         Cause::Inspection => Some("The engine has no fact for the time of a validator."),
         Cause::Wrong | Cause::AbandonedRun => {

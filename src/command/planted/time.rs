@@ -399,7 +399,7 @@ fn excess_bytes() -> Result<Planting, PlantError> {
 }
 
 /// Two requests, the same with 30 ms inserted where the second comes, and that moment.
-fn lengthened_gap() -> Result<(Played, Played, Nanos), PlantError> {
+pub(super) fn lengthened_gap() -> Result<(Played, Played, Nanos), PlantError> {
     let base = apart(Nanos(1_000 * MILLISECOND)).play()?;
     let (_, end) = first_gap(&base)?;
     let mut planted = base.clone();
@@ -407,7 +407,8 @@ fn lengthened_gap() -> Result<(Played, Played, Nanos), PlantError> {
     Ok((base, planted, end))
 }
 
-const INSERTED: Nanos = Nanos(30 * MILLISECOND);
+/// How much longer.
+pub(super) const INSERTED: Nanos = Nanos(30 * MILLISECOND);
 
 fn fault() -> Result<Planting, PlantError> {
     let (base, mut planted, at) = lengthened_gap()?;

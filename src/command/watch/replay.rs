@@ -83,7 +83,8 @@ impl Replay {
     }
 }
 
-/// When a fact was said at the earliest; rows, operations and names follow what was said before.
+/// When a fact was said at the earliest; rows, operations, copies and names follow what was said
+/// before.
 fn moment(fact: &Fact) -> Option<Nanos> {
     match fact {
         Fact::State(change) => Some(change.at),
@@ -92,7 +93,7 @@ fn moment(fact: &Fact) -> Option<Nanos> {
         Fact::Arrival(arrival) => Some(arrival.at),
         Fact::Finish(finish) => Some(finish.at),
         Fact::Power(power) => Some(power.at),
-        Fact::Kernel { .. } | Fact::Row(_) | Fact::Launch(_) => None,
+        Fact::Kernel { .. } | Fact::Row(_) | Fact::Launch(_) | Fact::Copy(_) => None,
     }
 }
 

@@ -305,8 +305,7 @@ fn counters(counted: Result<&u128, &String>, books: &Books) -> String {
         Ok(counted) => *counted,
         Err(why) => return format!("The devices' own counters could not be read: {why}."),
     };
-    let balance = books.trial_balance(Commodity::Bytes);
-    let budget = balance.map_or(0, |balance| balance.capacity);
+    let budget = books.moved_in_memory();
     let ratio = match budget {
         0 => "nothing was launched".to_owned(),
         budget => format!("{:.3} of the budgets", counted as f64 / budget as f64),

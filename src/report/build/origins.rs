@@ -71,8 +71,8 @@ pub(in crate::report) fn ledger(commodity: Commodity) -> Origin {
             "run.json: devices, window; memory",
         ),
         Commodity::Bytes => (
-            "the byte budgets of all launches, by class",
-            "launches: weight_bytes, kv_bytes, activation_bytes, excess_bytes",
+            "the byte budgets of all launches, by class, and the bytes of all copies",
+            "launches: weight_bytes, kv_bytes, activation_bytes, excess_bytes; copies: bytes",
         ),
         Commodity::Rows => (
             "the rows of all steps, each to the fate of its token",

@@ -27,7 +27,7 @@ pub use ledger::{LedgerRow, write_ledger, write_ledger_file};
 pub(super) fn open(folder: &Path, header: Header) -> Result<Run, TraceError> {
     let log = folder.join("events.log");
     let table = folder.join("launches.parquet");
-    if table.is_file() && !newer(&log, &table) {
+    if table.is_file() && !newer(&log, &table) && !small::lacks(folder, &log) {
         match read(folder, &table, header.clone()) {
             Err(_) if log.is_file() => {}
             read => return read,
@@ -65,6 +65,7 @@ fn empty(header: Header) -> Run {
         rows: Vec::new(),
         memory: Vec::new(),
         power: Vec::new(),
+        copies: Vec::new(),
         launches: Launches::Memory(Vec::new()),
     }
 }
@@ -143,9 +144,9 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        Arrival, DeviceState, Driver, Dtype, Fact, Fate, Finish, KernelId, Memory, MemoryChange,
-        MemoryClass, Outcome, Phase, Power, Provenance, Recompute, Recorder, RequestId, Row,
-        StateChange, Step, StepId, Throttle,
+        Arrival, Cargo, DeviceState, Direction, Driver, Dtype, Fact, Fate, Finish, KernelId,
+        Memory, MemoryChange, MemoryClass, MemoryCopy, Outcome, Phase, Power, Provenance,
+        Recompute, Recorder, RequestId, Row, StateChange, Step, StepId, Throttle,
     };
     use crate::trace::{RunWriter, Status};
     use crate::unit::{Bytes, Ops};
@@ -166,6 +167,19 @@ mod tests {
             ops: Ops(1 << 40),
             dtype: Dtype::Q8_0,
             driver: Driver::KvTokens,
+        }
+    }
+
+    fn copy(step: Option<StepId>, direction: Direction) -> MemoryCopy {
+        MemoryCopy {
+            device: 0,
+            stream: 2,
+            step,
+            start: Nanos(5),
+            end: Nanos(8),
+            cargo: Cargo::KvBlocks,
+            direction,
+            bytes: Bytes(77),
         }
     }
 
@@ -216,6 +230,8 @@ mod tests {
                 throttle: Throttle::Thermal,
                 basis: Provenance::Measured,
             }),
+            Fact::Copy(copy(None, Direction::Within)),
+            Fact::Copy(copy(Some(StepId(0)), Direction::ToHost)),
         ];
         for id in 0..2 {
             facts.push(Fact::Arrival(Arrival {
@@ -280,6 +296,7 @@ mod tests {
             assert_eq!(run.rows, memory.rows);
             assert_eq!(run.memory, memory.memory);
             assert_eq!(run.power, memory.power);
+            assert_eq!(run.copies, memory.copies);
             assert_eq!(launches(run), launches(&memory));
         }
         assert!(
@@ -344,6 +361,21 @@ mod tests {
             fs::remove_file(dir.path().join(table)).unwrap();
             assert_eq!(launches(&Run::open(dir.path()).unwrap()), whole);
         }
+    }
+
+    #[test]
+    fn a_table_that_earlier_versions_did_not_write_is_made_or_done_without() {
+        let dir = tempfile::tempdir().unwrap();
+        record(dir.path(), facts(10));
+        let copies = Run::open(dir.path()).unwrap().copies;
+        assert_eq!(copies.len(), 2);
+        let table = dir.path().join("copies.parquet");
+        fs::remove_file(&table).unwrap();
+        assert_eq!(Run::open(dir.path()).unwrap().copies, copies);
+        assert!(table.is_file(), "made from the log");
+        fs::remove_file(&table).unwrap();
+        fs::remove_file(dir.path().join("events.log")).unwrap();
+        assert!(Run::open(dir.path()).unwrap().copies.is_empty());
     }
 
     #[test]

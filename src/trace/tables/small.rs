@@ -8,8 +8,9 @@ use super::super::TraceError;
 use super::super::run::Run;
 use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present, write as write_table};
 use crate::event::{
-    Arrival, DeviceState, Fate, Finish, Memory, MemoryChange, MemoryClass, Outcome, Phase, Power,
-    Provenance, Request, RequestId, Row, StateChange, Step, StepId, Throttle,
+    Arrival, Cargo, DeviceState, Direction, Fate, Finish, Memory, MemoryChange, MemoryClass,
+    MemoryCopy, Outcome, Phase, Power, Provenance, Request, RequestId, Row, StateChange, Step,
+    StepId, Throttle,
 };
 use crate::unit::{Bytes, Nanos};
 
@@ -21,13 +22,14 @@ type Lay = fn(&Run) -> PolarsResult<Columns>;
 
 /// Writes all small tables.
 pub(super) fn write(folder: &Path, run: &Run) -> Result<(), TraceError> {
-    let tables: [(&str, Lay); 6] = [
+    let tables: [(&str, Lay); 7] = [
         ("requests", requests),
         ("states", states),
         ("steps", steps),
         ("rows", rows),
         ("memory", memory),
         ("power", power),
+        ("copies", copies),
     ];
     for (name, make) in tables {
         let columns = make(run).map_err(failed("write", &folder.join(name)))?;
@@ -48,7 +50,17 @@ pub(super) fn read(folder: &Path, run: &mut Run) -> Result<(), TraceError> {
     run.rows = read_rows(&Table::read(&path("rows"), id)?)?;
     run.memory = read_memory(&Table::read(&path("memory"), id)?)?;
     run.power = read_power(&Table::read(&path("power"), id)?)?;
+    // Folders of earlier versions have none.
+    let copies = path("copies");
+    if copies.is_file() {
+        run.copies = read_copies(&Table::read(&copies, id)?)?;
+    }
     Ok(())
+}
+
+/// Whether the tables of a folder lack one that its log would give.
+pub(super) fn lacks(folder: &Path, log: &Path) -> bool {
+    log.is_file() && !folder.join("copies.parquet").is_file()
 }
 
 /// A vocabulary out of codes, and the place of a value in it.
@@ -311,4 +323,43 @@ fn read_power(table: &Table<'_>) -> Result<Vec<Power>, TraceError> {
         basis: basis[i],
     };
     Ok((0..at.len()).map(sample).collect())
+}
+
+fn copies(run: &Run) -> PolarsResult<Columns> {
+    let all = || run.copies.iter();
+    let cargoes = Vocabulary::new(Cargo::ALL.iter().map(|c| c.code()))?;
+    let directions = Vocabulary::new(Direction::ALL.iter().map(|d| d.code()))?;
+    Ok(Columns::default()
+        .int("device", all().map(|c| c.device.into()))
+        .int("stream", all().map(|c| c.stream.into()))
+        .maybe("step_id", all().map(|c| c.step.map(|step| step.0)))
+        .int("start_ns", all().map(|c| c.start.0))
+        .int("end_ns", all().map(|c| c.end.0))
+        .words("cargo", &cargoes, all().map(|c| place(Cargo::ALL, &c.cargo)))?
+        .words("direction", &directions, all().map(|c| place(Direction::ALL, &c.direction)))?
+        .int("bytes", all().map(|c| c.bytes.0)))
+}
+
+fn read_copies(table: &Table<'_>) -> Result<Vec<MemoryCopy>, TraceError> {
+    let device: Vec<u16> = table.narrow("device")?;
+    let stream: Vec<u16> = table.narrow("stream")?;
+    let step = table.ints("step_id")?;
+    let start = table.ints("start_ns")?;
+    let end = table.ints("end_ns")?;
+    let cargo =
+        table.words("cargo", |word| Cargo::ALL.iter().copied().find(|c| c.code() == word))?;
+    let direction = table
+        .words("direction", |word| Direction::ALL.iter().copied().find(|d| d.code() == word))?;
+    let bytes = table.ints("bytes")?;
+    let copy = |i: usize| MemoryCopy {
+        device: device[i],
+        stream: stream[i],
+        step: present(step[i]).map(StepId),
+        start: Nanos(start[i]),
+        end: Nanos(end[i]),
+        cargo: cargo[i],
+        direction: direction[i],
+        bytes: Bytes(bytes[i]),
+    };
+    Ok((0..start.len()).map(copy).collect())
 }

@@ -4,7 +4,8 @@ use super::known::{Known, resolve_rows};
 use super::tally::{CAUSE_COUNT, Pass, Tally};
 use super::visits::Visit;
 use crate::event::{
-    DeviceState, Fate, KernelId, Launch, Memory, Outcome, Power, Provenance, Row, StateChange, Step,
+    DeviceState, Fate, KernelId, Launch, Memory, MemoryCopy, Outcome, Power, Provenance, Row,
+    StateChange, Step,
 };
 use crate::trace::{DeviceHeader, Window, launch_order};
 use crate::waste::catalogue::Cause;
@@ -24,7 +25,7 @@ pub(super) struct Device {
     pending: Vec<Launch>,
     pub(super) memory: MemoryWalk,
     pub(super) levels: Levels,
-    /// Bytes of the operations that came.
+    /// Bytes of the operations and copies that came.
     moved: u128,
     /// Rows that the steps count, those of the newest step apart.
     offered: u64,
@@ -34,7 +35,7 @@ pub(super) struct Device {
     leaving: Vec<(u64, Outcome)>,
     /// First and last reading of its meter.
     meter: Option<(Power, Power)>,
-    /// Operations that came too late for the order of time.
+    /// Operations and copies that came too late for the order of time.
     pub(super) late: u64,
     /// Nanoseconds of lost requests that went by their rows' shares.
     pub(super) by_shares: u128,
@@ -114,9 +115,15 @@ impl Device {
     }
 
     pub(super) fn launch(&mut self, launch: Launch) {
-        self.moved += super::bytes(&launch);
+        self.moved += launch.moved();
         self.late += u64::from(launch.start.0 < self.timeline.cursor());
         self.pending.push(launch);
+    }
+
+    pub(super) fn copy(&mut self, copy: MemoryCopy) {
+        self.moved += u128::from(copy.moved());
+        self.late += u64::from(copy.start.0 < self.timeline.cursor());
+        self.timeline.plan.push_copy(copy);
     }
 
     pub(super) fn memory(&mut self, change: &Memory) {
@@ -153,6 +160,7 @@ impl Device {
     pub(super) fn close(&mut self, end: u64, rank: impl Fn(&Launch) -> u16) {
         self.walk(u64::MAX, rank);
         self.timeline.close(end);
+        self.timeline.plan.forget(self.timeline.places());
         self.settle();
     }
 
@@ -232,6 +240,7 @@ impl Device {
         self.again.open(visit.step, &visit.rows, tally);
         self.again.add_gap(visit.gap);
         self.again.add_host(visit.host + visit.observer, visit.observer);
+        self.again.add_carried(visit.carried);
         for (launch, owned) in &visit.launches {
             let floor = bench.floor(launch);
             self.again.add_launch((launch, floor), *owned, bench);
@@ -292,11 +301,11 @@ impl Device {
         self.timeline.accrued() + self.tally().under_way().0
     }
 
-    /// Bytes that came, and those of operations that are not booked yet.
+    /// Bytes that came, and those of operations and copies that are not booked yet.
     pub(super) fn bytes(&self) -> (u128, u128) {
-        let waiting = self.pending.iter().chain(self.timeline.waiting());
-        let waiting: u128 = waiting.map(super::bytes).sum();
-        (self.moved, self.tally().under_way().1 + waiting)
+        let pending: u128 = self.pending.iter().map(Launch::moved).sum();
+        let ahead = pending + self.timeline.plan.copied_ahead();
+        (self.moved, self.tally().under_way().1 + self.timeline.bytes_under_way() + ahead)
     }
 
     /// Rows that the steps count, and rows that came. Of a step whose rows are still coming

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::event::{Fate, Outcome, Power, Row, StateChange, Step, StepId};
-use crate::trace::resolve;
+use crate::event::{Fate, MemoryCopy, Outcome, Power, Row, StateChange, Step, StepId};
+use crate::trace::{copy_order, resolve};
 use crate::waste::clock::{ClockChange, Clocks};
-use crate::waste::timeline::{Plan, Stretch};
+use crate::waste::timeline::{Places, Plan, Stretch};
 
 /// Steps that stay known although time has passed them: operations of a step may be said late.
 const STEPS_KEPT: usize = 64;
@@ -35,6 +35,13 @@ impl<T> Shelf<T> {
         self.items.get_mut(place.checked_sub(self.forgotten)?)
     }
 
+    /// Puts an item where `order` has it among those that are kept.
+    fn insert<K: Ord>(&mut self, item: T, order: impl Fn(&T) -> K) {
+        let key = order(&item);
+        let behind = self.items.iter().rev().take_while(|other| order(other) > key).count();
+        self.items.insert(self.items.len() - behind, item);
+    }
+
     /// Forgets everything before `place`.
     fn forget_before(&mut self, place: usize, mut each: impl FnMut(T)) {
         while self.forgotten < place
@@ -58,6 +65,7 @@ pub(super) struct Known {
     states: Shelf<StateChange>,
     clock: Clocks,
     clocks: Shelf<ClockChange>,
+    copies: Shelf<MemoryCopy>,
     stretches: Shelf<Stretch>,
     steps: Shelf<KnownStep>,
     places: HashMap<StepId, usize>,
@@ -70,6 +78,7 @@ impl Known {
             states: Shelf::new(),
             clock: Clocks::default(),
             clocks: Shelf::new(),
+            copies: Shelf::new(),
             stretches: Shelf::new(),
             steps: Shelf::new(),
             places: HashMap::new(),
@@ -85,6 +94,16 @@ impl Known {
         if let Some(change) = self.clock.take(reading) {
             self.clocks.push(change);
         }
+    }
+
+    /// A copy that begins behind all that the walker has reached.
+    pub(super) fn push_copy(&mut self, copy: MemoryCopy) {
+        self.copies.insert(copy, copy_order);
+    }
+
+    /// Bytes of the copies that the walker has not reached.
+    pub(super) fn copied_ahead(&self) -> u128 {
+        self.copies.items.iter().map(|copy| u128::from(copy.moved())).sum()
     }
 
     pub(super) fn push_step(&mut self, step: Step) {
@@ -115,9 +134,11 @@ impl Known {
     }
 
     /// Forgets what the walker, which is at these places, will not ask for again.
-    pub(super) fn forget(&mut self, (state, clock, stretch): (usize, usize, usize)) {
+    pub(super) fn forget(&mut self, places: Places) {
+        let Places { state, clock, stretch, copy } = places;
         self.states.forget_before(state.saturating_sub(1), |_| ());
         self.clocks.forget_before(clock, |_| ());
+        self.copies.forget_before(copy, |_| ());
         self.stretches.forget_before(stretch, |_| ());
         let places = &mut self.places;
         self.steps.forget_before(stretch.saturating_sub(STEPS_KEPT), |known| {
@@ -159,6 +180,10 @@ impl Plan for Known {
 
     fn clock(&self, place: usize) -> Option<ClockChange> {
         self.clocks.get(place).copied()
+    }
+
+    fn copy(&self, place: usize) -> Option<MemoryCopy> {
+        self.copies.get(place).copied()
     }
 
     fn stretch(&self, place: usize) -> Option<Stretch> {

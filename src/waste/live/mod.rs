@@ -100,13 +100,6 @@ impl Outcomes {
     }
 }
 
-/// Bytes that an operation had to move.
-fn bytes(launch: &Launch) -> u128 {
-    let bytes =
-        [launch.weight_bytes, launch.kv_bytes, launch.activation_bytes, launch.excess_bytes];
-    bytes.iter().map(|bytes| u128::from(bytes.0)).sum()
-}
-
 impl LiveBooks {
     /// Books of the run that `header` describes, with a picture of the recent past in steps of
     /// `interval`. While the header says `running`, the window's end is open.
@@ -212,6 +205,11 @@ impl LiveBooks {
             }
             Fact::Finish(finish) => self.finish(&finish),
             Fact::Power(power) => self.reading(power),
+            Fact::Copy(copy) => {
+                if let Some(place) = self.place(copy.device) {
+                    self.devices[place].copy(copy);
+                }
+            }
         }
     }
 

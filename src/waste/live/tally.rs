@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use super::visits::{Visit, Visits};
 use crate::event::{Launch, Row, Step};
 use crate::waste::catalogue::{CAUSES, Cause};
+use crate::waste::copies::Carried;
 use crate::waste::journal::{Accounts, Sink, Slot};
 use crate::waste::kernel::Owned;
 use crate::waste::posting::{Account, Commodity, add_at};
@@ -137,7 +138,7 @@ impl Tally {
     pub(super) fn under_way(&self) -> (u128, u128) {
         let launches = self.current.iter().flat_map(|visit| &visit.launches);
         launches.fold((0, 0), |(nanos, bytes), (launch, owned)| {
-            (nanos + u128::from(owned.nanos), bytes + super::bytes(launch))
+            (nanos + u128::from(owned.nanos), bytes + launch.moved())
         })
     }
 
@@ -350,6 +351,14 @@ impl Sink for Tally {
             && let Some(visit) = &mut self.current
         {
             (visit.gap, visit.host, visit.observer) = (gap as u64, host as u64, observer as u64);
+        }
+    }
+
+    fn carried(&mut self, carried: &Carried) {
+        if self.pass == Pass::Walk
+            && let Some(visit) = &mut self.current
+        {
+            visit.carried = *carried;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::known::resolve_rows;
 use crate::event::{Fate, Launch, Outcome, Phase, Row, Step};
+use crate::waste::copies::Carried;
 use crate::waste::kernel::Owned;
 
 /// Operations kept at most: some tens of megabytes. A request that is lost after more of them
@@ -20,13 +21,15 @@ pub(super) struct Visit {
     pub(super) gap: u64,
     pub(super) host: u64,
     pub(super) observer: u64,
+    pub(super) carried: Carried,
 }
 
 impl Visit {
     /// A visit that begins; `launches` operations are expected.
     pub(super) fn new(step: Step, rows: &[Row], launches: usize) -> Self {
         let (rows, launches) = (rows.to_vec(), Vec::with_capacity(launches));
-        Self { step, rows, launches, gap: 0, host: 0, observer: 0 }
+        let carried = Carried::default();
+        Self { step, rows, launches, gap: 0, host: 0, observer: 0, carried }
     }
 
     fn open(&self) -> impl Iterator<Item = u64> {
