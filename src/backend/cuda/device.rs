@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+    Backend, Description, DeviceError, LateSpans, Limits, Op, Sampled, Span, StepInputs, TimedBy,
 };
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
@@ -198,7 +198,7 @@ impl Backend for Cuda {
     }
 
     fn steps_in_flight(&self) -> u32 {
-        match self.timing.traces() {
+        match self.timing.traces() && self.timing.late.is_due() {
             // Records are asked for when nothing runs.
             true => 1,
             false => self.plan.steps_in_flight(),
@@ -206,7 +206,7 @@ impl Backend for Cuda {
     }
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
-        self.flights.check(self.steps_in_flight())?;
+        self.flights.check(self.plan.steps_in_flight())?;
         self.ops.clear();
         self.logits.take();
         let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
@@ -248,7 +248,9 @@ impl Backend for Cuda {
             _ if self.ops.is_empty() => self.begin(0)?,
             _ => {}
         }
-        Ok(self.flights.finish(&*self.driver, self.rooms.chosen[0])?)
+        self.flights.finish(&*self.driver, self.rooms.chosen[0])?;
+        self.hand_over();
+        Ok(())
     }
 
     fn end_step(
@@ -259,6 +261,14 @@ impl Backend for Cuda {
         self.submit()?;
         let flight = self.flights.land(&*self.driver, sampled)?;
         self.spans(&flight, self.clock.now(), spans)
+    }
+
+    fn late_steps(&self) -> usize {
+        self.timing.late.waiting()
+    }
+
+    fn late_spans(&mut self, spans: &mut Vec<Span>) -> Result<LateSpans, DeviceError> {
+        self.next_late(spans)
     }
 
     fn time_operations(&mut self, each: bool) -> bool {

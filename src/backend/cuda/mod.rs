@@ -13,7 +13,8 @@
 //!
 //! Times of operations come from records of kernels where the machine has CUPTI, else from events
 //! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
-//! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
+//! Records can be had when nothing runs: a few times a second the device is let run empty for them,
+//! and until then it tells tokens and not times (`late`).
 //!
 //! Products of 16-bit weights with more than 64 rows go to NVIDIA's library of dense products where
 //! the machine has it; every other product is a kernel of `kernels/`.
@@ -39,6 +40,8 @@ mod flights;
 mod gpm;
 mod graphs;
 mod image;
+mod join;
+mod late;
 mod launches;
 mod layout;
 mod library;
