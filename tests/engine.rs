@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use gemba::backend::modelled::{ManualClock, ModelledDevice, Timing, small_shape};
-use gemba::backend::{DeviceError, Sampling};
+use gemba::backend::{Backend, DeviceError, Sampling};
 use gemba::cost::{Storage, Techniques};
 use gemba::engine::{Answer, Engine, EngineError, Order, States, Turn, Verdict, limits};
 use gemba::event::{
@@ -20,6 +20,8 @@ use proptest::prelude::*;
 
 #[path = "engine/facts.rs"]
 mod facts;
+#[path = "engine/late.rs"]
+mod late;
 use facts::Facts;
 
 fn shape() -> Shape {
@@ -91,6 +93,7 @@ fn order(id: u64, prompt: Vec<u32>, max_tokens: u32) -> Order<'static> {
 
 struct Played {
     facts: Facts,
+    said: Vec<Fact>,
     outputs: BTreeMap<RequestId, (Outcome, Vec<u32>)>,
 }
 
@@ -101,16 +104,27 @@ fn play(
     orders: Vec<Order<'static>>,
     cancels: &[(u64, Nanos)],
 ) -> Result<Played, DeviceError> {
+    play_on(options, timing, orders, cancels, |device| Box::new(device))
+}
+
+/// As `play`, on what `change` makes of the modelled device.
+fn play_on(
+    options: Options,
+    timing: Timing,
+    orders: Vec<Order<'static>>,
+    cancels: &[(u64, Nanos)],
+    change: impl FnOnce(ModelledDevice) -> Box<dyn Backend>,
+) -> Result<Played, DeviceError> {
     let clock = ManualClock::start();
     let device =
         ModelledDevice::new(shape(), storage(&options), limits(&options), timing, clock.clone());
-    let mut engine = Engine::new(Box::new(device), options, 0, &clock).unwrap();
+    let mut engine = Engine::new(change(device), options, 0, &clock).unwrap();
     let mut recorder: Vec<Fact> = Vec::new();
     engine.begin(States::new(0), &mut recorder);
     let mut coming: Vec<Order<'static>> = orders;
     coming.sort_by_key(|order| (order.arrival.at, order.arrival.request));
     let mut cancels: Vec<_> = cancels.to_vec();
-    let mut played = Played { facts: Facts::default(), outputs: BTreeMap::new() };
+    let mut played = Played { facts: Facts::default(), said: Vec::new(), outputs: BTreeMap::new() };
     loop {
         let now = clock.now();
         let later = coming.partition_point(|order| order.arrival.at <= now);
@@ -152,7 +166,31 @@ fn play(
     assert_eq!(played.facts.finishes.len() as u64, counts.finished);
     assert_eq!(played.facts.launches.len() as u64, counts.launches);
     assert_eq!(played.facts.steps.len() as u64, counts.steps);
+    played.said = recorder;
     Ok(played)
+}
+
+/// What is said of orders that come at once, whatever becomes of the device.
+fn said_by(timing: Timing, change: impl FnOnce(ModelledDevice) -> Box<dyn Backend>) -> Vec<Fact> {
+    let (clock, options) = (ManualClock::start(), options());
+    let device =
+        ModelledDevice::new(shape(), storage(&options), limits(&options), timing, clock.clone());
+    let mut engine = Engine::new(change(device), options, 0, &clock).unwrap();
+    let mut said: Vec<Fact> = Vec::new();
+    engine.begin(States::new(0), &mut said);
+    for order in conversation() {
+        engine.submit(order, &mut said);
+    }
+    loop {
+        match engine.turn(Outlook { closed: true, external: 0 }, &mut said) {
+            Ok(Turn::Ran) => {}
+            Ok(Turn::Idle { .. }) => return said,
+            Err(_) => {
+                engine.fail(&mut said);
+                return said;
+            }
+        }
+    }
 }
 
 fn conversation() -> Vec<Order<'static>> {

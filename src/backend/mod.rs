@@ -170,6 +170,17 @@ pub struct CopySpan {
     pub bytes: Bytes,
 }
 
+/// What came of asking for the spans of a step that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateSpans {
+    /// They are not known yet, or no step waits for any.
+    Awaited,
+    /// They were appended.
+    Told,
+    /// Nothing will ever tell them.
+    Untold,
+}
+
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -238,7 +249,9 @@ pub enum DeviceError {
 ///    [`Span`] per launch, in launch order, in the clock the backend was built with, and one
 ///    [`Sampled`] per row that asked for logits, in order. Steps do not overlap: none begins
 ///    before the end of the one before. Of a step whose operations are not timed it appends no
-///    span, and [`Backend::copies`] tells of none.
+///    span, and [`Backend::copies`] tells of none; nor of one whose spans come late: that one and
+///    those after it are counted by [`Backend::late_steps`] then, and [`Backend::late_spans`] hands
+///    the spans over.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one
@@ -270,7 +283,8 @@ pub trait Backend {
     /// How it stores what a step moves; decides the budget of each operation.
     fn storage(&self) -> &Storage;
 
-    /// How many steps may have begun and not ended.
+    /// How many steps may have begun and not ended. It may change with each step: a device that
+    /// tells times late may want to have nothing to do for a moment.
     fn steps_in_flight(&self) -> u32 {
         1
     }
@@ -310,6 +324,21 @@ pub trait Backend {
     /// computes in the host's memory, and of a step whose operations are not timed.
     fn copies(&self) -> &[CopySpan] {
         &[]
+    }
+
+    /// How many steps have ended whose spans were not handed over: the last ones that ended. None
+    /// once nothing is in flight and all of them were asked for.
+    fn late_steps(&self) -> usize {
+        0
+    }
+
+    /// Hands over the spans of the oldest of the [`Backend::late_steps`], if they are known: at the
+    /// latest when no step is in flight.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] if the device failed.
+    fn late_spans(&mut self, _spans: &mut Vec<Span>) -> Result<LateSpans, DeviceError> {
+        Ok(LateSpans::Awaited)
     }
 
     /// Whether each operation of the next steps is to be timed, which a device does from the

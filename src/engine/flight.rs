@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{DeviceError, Op, Sampling, StepInputs};
+use crate::backend::{DeviceError, LateSpans, Op, Sampling, StepInputs};
 use crate::cost::Budget;
 use crate::event::{DeviceState, Fate, Recorder, RequestId};
 use crate::schedule::{AWAITED, BlockCount, Decision, Scheduled};
 use crate::unit::Nanos;
 
 use super::forward;
+use super::held::{Ended, Telling};
 use super::order::Answer;
 use super::step::{Engine, Live};
 
@@ -28,7 +29,32 @@ pub(super) struct Flight {
     /// When the device could begin: when its first operation was handed over, or when the step
     /// before ended.
     pub(super) start: Nanos,
+    /// When the host had the results of the step before, where it is not known yet when that ended:
+    /// host and device begin then at the latest.
+    pub(super) behind: Nanos,
+    /// Whose first turn it is, where it is not known yet when it began.
+    pub(super) first: Vec<RequestId>,
 }
+
+impl Flight {
+    /// Since when the device had nothing else left to do, as far as is known.
+    pub(super) fn since(&self) -> Nanos {
+        self.host_start.max(self.behind)
+    }
+}
+
+/// A step whose result was taken.
+struct Landed {
+    /// When it ended, or when the host noticed if that is not known yet.
+    end: Nanos,
+    late: bool,
+    /// Whose answers became whole with it.
+    ended: Vec<RequestId>,
+}
+
+/// The most steps whose times came late that are told at once: a device that has been given its
+/// next step must not wait for all that is said of a quarter of a second.
+const TOLD_AT_ONCE: usize = 8;
 
 /// After so long with a step in flight the engine waits for the device once: a device tells times
 /// by a clock of its own, which is set by the host's when nothing is in flight.
@@ -55,41 +81,58 @@ impl Engine<'_> {
         decision: Decision,
         host_start: Nanos,
         before: Option<Flight>,
-        recorder: &mut dyn Recorder,
+        recorder: &mut Telling<'_>,
     ) -> Result<(), DeviceError> {
         let Some(mut before) = before else {
             self.alone = host_start;
             self.schedule(&decision, host_start);
-            self.flight = Some(self.launch(decision, host_start, None)?);
+            let room = recorder.held.room();
+            self.flight = Some(self.launch((decision, room), host_start, None)?);
             return Ok(());
         };
-        let mut next = self.launch(decision, host_start, Some(&before.decision))?;
+        let room = recorder.held.room();
+        let mut next = self.launch((decision, room), host_start, Some(&before.decision))?;
         // The decision took its blocks before the result gave others back.
         for flight in [&mut before, &mut next] {
             let changes = std::mem::take(&mut flight.decision.memory);
             self.chronicle.blocks(flight.host_start, &changes, recorder);
         }
-        let (end, ended) = self.land(before, true, recorder)?;
-        next.host_start = next.host_start.max(end);
-        next.start = next.start.max(end);
+        let Landed { end, late, ended } = self.land(before, true, recorder)?;
+        if late {
+            next.behind = end;
+        } else {
+            next.host_start = next.host_start.max(end);
+            next.start = next.start.max(end);
+        }
         for row in &mut next.decision.rows {
             // Its answer was whole before it ran.
             if row.request.is_some_and(|request| ended.contains(&request)) {
                 row.fate = Fate::Overrun;
             }
         }
-        self.schedule(&next.decision, next.host_start);
+        let first = self.schedule(&next.decision, next.since());
+        if late {
+            next.first = first;
+        }
         self.flight = Some(next);
         Ok(())
     }
 
-    /// Takes the result of the step in flight, if there is one.
+    /// Takes the result of the step in flight, if there is one, and says all that waited for times.
     ///
     /// # Errors
     /// [`DeviceError`] if the device failed; [`Engine::fail`] must follow.
     pub fn settle(&mut self, recorder: &mut dyn Recorder) -> Result<(), DeviceError> {
+        self.telling(recorder, |engine, telling| {
+            engine.land_last(telling)?;
+            engine.release(usize::MAX, telling)
+        })
+    }
+
+    /// Takes the result of the step in flight, if there is one. Nothing is in flight then.
+    pub(super) fn land_last(&mut self, recorder: &mut Telling<'_>) -> Result<(), DeviceError> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
-        let since = flight.host_start;
+        let since = flight.since();
         self.land(flight, false, recorder).inspect_err(|_| {
             // Nothing is known of the time since.
             self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
@@ -97,40 +140,79 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Takes the result of a step, `followed` by another one or not, and says what it was. Gives
-    /// when it ended, and whose answers became whole with it.
+    /// Says up to so many of the steps whose times came late, and what waited for them.
+    pub(super) fn release(
+        &mut self,
+        most: usize,
+        telling: &mut Telling<'_>,
+    ) -> Result<(), DeviceError> {
+        for _ in 0..most {
+            let Some(operations) = telling.waits_for().map(<[_]>::len) else { return Ok(()) };
+            self.spans.clear();
+            match self.backend.late_spans(&mut self.spans)? {
+                LateSpans::Awaited => return Ok(()),
+                LateSpans::Told if self.spans.len() != operations => {
+                    let returned = self.spans.len();
+                    return Err(DeviceError::Lost(format!(
+                        "{returned} times for {operations} timed operations"
+                    )));
+                }
+                LateSpans::Told | LateSpans::Untold => {
+                    telling.release(&self.chronicle, &self.spans);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says up to [`TOLD_AT_ONCE`] of them.
+    pub(super) fn release_some(&mut self, telling: &mut Telling<'_>) -> Result<(), DeviceError> {
+        self.release(TOLD_AT_ONCE, telling)
+    }
+
+    /// Takes the result of a step, `followed` by another one or not, and says what it was, or has
+    /// it said when its times are known.
     fn land(
         &mut self,
         flight: Flight,
         followed: bool,
-        recorder: &mut dyn Recorder,
-    ) -> Result<(Nanos, Vec<RequestId>), DeviceError> {
+        recorder: &mut Telling<'_>,
+    ) -> Result<Landed, DeviceError> {
         let noticed = self.collect(&flight)?;
-        // The host may have been busy with the next step when the results came.
-        let last = self.spans.last().filter(|_| followed);
-        let copied = self.backend.copies().last().map_or(Nanos::ZERO, |copy| copy.span.end);
-        let end = last.map_or(noticed, |span| span.end.max(copied).max(flight.start));
+        let late = self.backend.late_steps() > 0;
         let sampled = self.take_tokens(&flight.decision, noticed);
         let effects = self.scheduler.commit(&flight.decision, &sampled, noticed);
         // Unless another step is in flight, the device is idle from here on: everything is said
         // after its work.
         self.chronicle.blocks(flight.host_start, &flight.decision.memory, recorder);
-        self.tell(&flight, end, recorder);
-        self.operations = flight.operations;
+        self.count(&flight);
+        let step = self.fact(&flight, noticed);
+        let Flight { decision, operations, mut first, .. } = flight;
+        first.retain(|request| self.live.get(request).is_some_and(|live| !live.left));
+        let (rows, copies) = (decision.rows, self.backend.copies().to_vec());
+        let ended = Ended { step, followed, rows, operations, copies, first };
+        let end = match late {
+            true => {
+                recorder.hold(ended);
+                noticed
+            }
+            false => recorder.say(ended, &self.chronicle, &self.spans),
+        };
         self.chronicle.blocks(noticed, &effects.memory, recorder);
         self.end(&effects.ended, noticed, recorder);
-        Ok((end, effects.ended.iter().map(|ended| ended.request).collect()))
+        let ended = effects.ended.iter().map(|ended| ended.request).collect();
+        Ok(Landed { end, late, ended })
     }
 
     /// Hands the rows of a decision to the device, behind those of `before`, which is in flight.
+    /// There is room for its operations.
     fn launch(
         &mut self,
-        decision: Decision,
+        (decision, mut operations): (Decision, Vec<(Op, Budget)>),
         host_start: Nanos,
         before: Option<&Decision>,
     ) -> Result<Flight, DeviceError> {
         let Self { backend, scheduler, inputs, live, .. } = self;
-        let mut operations = std::mem::take(&mut self.operations);
         let chosen = choices(before);
         inputs.fill(
             &decision,
@@ -170,7 +252,8 @@ impl Engine<'_> {
             .collect();
         scheduler.launched(&decision, &foreseen);
         let timed = self.timed;
-        Ok(Flight { decision, operations, queued, blocks, timed, host_start, start })
+        let (behind, first) = (Nanos::ZERO, Vec::new());
+        Ok(Flight { decision, operations, queued, blocks, timed, host_start, start, behind, first })
     }
 
     /// Waits for a step and takes its times and tokens. Gives when the host had them.
@@ -178,7 +261,8 @@ impl Engine<'_> {
         self.spans.clear();
         self.sampled.clear();
         self.backend.end_step(&mut self.spans, &mut self.sampled)?;
-        let timed = if flight.timed { flight.operations.len() } else { 0 };
+        let told = flight.timed && self.backend.late_steps() == 0;
+        let timed = if told { flight.operations.len() } else { 0 };
         let returned = self.spans.len();
         let samples = flight.decision.scheduled.iter().filter(|scheduled| scheduled.samples);
         let (asked, sampled) = (samples.count(), self.sampled.len());

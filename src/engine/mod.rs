@@ -9,6 +9,7 @@ pub mod calibrate;
 mod chronicle;
 mod flight;
 pub mod forward;
+mod held;
 mod inputs;
 mod order;
 mod step;

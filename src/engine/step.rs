@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{Backend, DeviceError, Limits, Op, Sampled, Span};
-use crate::cost::{Budget, Formulas};
+use crate::backend::{Backend, DeviceError, Limits, Sampled, Span};
+use crate::cost::Formulas;
 use crate::event::{
     Arrival, Clock, DeviceState, Fact, Fate, Finish, Outcome, Phase, Recorder, RequestId, Row, Step,
 };
@@ -17,6 +17,7 @@ use crate::unit::Nanos;
 
 use super::chronicle::{Chronicle, States};
 use super::flight::Flight;
+use super::held::{Held, Telling};
 use super::inputs::Inputs;
 use super::order::{Answer, Consumer, Finished, Order, Verdict};
 
@@ -118,8 +119,9 @@ pub struct Engine<'c> {
     pub(super) flight: Option<Flight>,
     /// When a step was last launched with no other in flight.
     pub(super) alone: Nanos,
+    /// What waits for times that a device tells late.
+    pub(super) held: Held,
     /// Kept from step to step.
-    pub(super) operations: Vec<(Op, Budget)>,
     pub(super) spans: Vec<Span>,
     pub(super) sampled: Vec<Sampled>,
     /// Whether the device says when each operation ran.
@@ -170,7 +172,7 @@ impl<'c> Engine<'c> {
             counts: Counts::default(),
             flight: None,
             alone: Nanos::ZERO,
-            operations: Vec::new(),
+            held: Held::default(),
             spans: Vec::new(),
             sampled: Vec::new(),
             timed: true,
@@ -248,6 +250,15 @@ impl<'c> Engine<'c> {
         consumer: Option<Box<dyn Consumer + 'c>>,
         recorder: &mut dyn Recorder,
     ) -> Option<Refusal> {
+        self.telling(recorder, |engine, telling| engine.take_in(order, consumer, telling))
+    }
+
+    fn take_in(
+        &mut self,
+        order: Order<'c>,
+        consumer: Option<Box<dyn Consumer + 'c>>,
+        recorder: &mut Telling<'_>,
+    ) -> Option<Refusal> {
         let steered = consumer.as_ref().is_some_and(|consumer| consumer.steers());
         let deterministic = order.is_deterministic() && !steered;
         let Order { arrival, prompt, answer, verdict, deadline, pauses } = order;
@@ -286,16 +297,18 @@ impl<'c> Engine<'c> {
     /// A request comes and is turned away before the engine looks at it.
     pub fn turn_away(&mut self, arrival: Arrival, recorder: &mut dyn Recorder) {
         let (request, at) = (arrival.request, self.clock.now().max(arrival.at));
-        recorder.record(Fact::Arrival(arrival));
-        recorder.record(Fact::Finish(Finish {
-            request,
-            at,
-            first_scheduled: None,
-            first_token: None,
-            cached_tokens: 0,
-            output_tokens: 0,
-            outcome: Outcome::Rejected,
-        }));
+        self.telling(recorder, |_, telling| {
+            telling.record(Fact::Arrival(arrival));
+            telling.record(Fact::Finish(Finish {
+                request,
+                at,
+                first_scheduled: None,
+                first_token: None,
+                cached_tokens: 0,
+                output_tokens: 0,
+                outcome: Outcome::Rejected,
+            }));
+        });
         self.counts.arrived += 1;
         self.counts.finished += 1;
     }
@@ -314,15 +327,31 @@ impl<'c> Engine<'c> {
         outlook: Outlook,
         recorder: &mut dyn Recorder,
     ) -> Result<Turn, DeviceError> {
+        self.telling(recorder, |engine, telling| engine.go_on(outlook, telling))
+    }
+
+    /// Does `work`, whose facts may have to wait.
+    pub(super) fn telling<T>(
+        &mut self,
+        recorder: &mut dyn Recorder,
+        work: impl FnOnce(&mut Self, &mut Telling<'_>) -> T,
+    ) -> T {
+        let mut telling = Telling { held: std::mem::take(&mut self.held), to: recorder };
+        let done = work(self, &mut telling);
+        self.held = telling.held;
+        done
+    }
+
+    fn go_on(&mut self, outlook: Outlook, recorder: &mut Telling<'_>) -> Result<Turn, DeviceError> {
         let host_start = self.clock.now();
         if self.flight.is_some() && !self.goes_ahead(host_start) {
-            self.settle(recorder)?;
+            self.land_last(recorder)?;
             return Ok(Turn::Ran);
         }
         let decision = self.scheduler.decide(host_start, outlook);
         if decision.idle.is_some() && self.flight.is_some() {
             // What comes of the step in flight is not known to the decision.
-            self.settle(recorder)?;
+            self.land_last(recorder)?;
             return Ok(Turn::Ran);
         }
         self.end(&decision.ended, host_start, recorder);
@@ -336,33 +365,42 @@ impl<'c> Engine<'c> {
                 Idle::Blocked => DeviceState::Blocked,
             };
             self.chronicle.states.enter(state, host_start, recorder);
+            // The device has nothing to do: now there is time to say all.
+            self.release(usize::MAX, recorder)?;
             return Ok(Turn::Idle { idle, wake: decision.wake });
         }
         self.chronicle.states.enter(DeviceState::Host, host_start, recorder);
         let before = self.flight.take();
-        let since = before.as_ref().map_or(host_start, |before| before.host_start);
+        let since = before.as_ref().map_or(host_start, Flight::since);
         let ran = self.step(decision, host_start, before, recorder);
         ran.inspect_err(|_| {
             // Nothing is known of the time since.
             self.chronicle.states.enter(DeviceState::Faulted, since, recorder);
         })?;
         if self.backend.steps_in_flight() < 2 {
-            self.settle(recorder)?;
+            self.land_last(recorder)?;
         }
+        self.release_some(recorder)?;
         Ok(Turn::Ran)
     }
 
     /// After the device has failed: every live request fails with it.
     pub fn fail(&mut self, recorder: &mut dyn Recorder) {
         self.flight = None;
-        let at = self.clock.now();
-        for (request, output_tokens) in self.scheduler.abandon() {
-            self.leave(request, Outcome::Failed, output_tokens, at, recorder);
-        }
+        self.telling(recorder, |engine, telling| {
+            // Nothing will tell the times of these.
+            while telling.waits_for().is_some() {
+                telling.release(&engine.chronicle, &[]);
+            }
+            let at = engine.clock.now();
+            for (request, output_tokens) in engine.scheduler.abandon() {
+                engine.leave(request, Outcome::Failed, output_tokens, at, telling);
+            }
+        });
     }
 
-    /// Notes when requests are first given rows.
-    pub(super) fn schedule(&mut self, decision: &Decision, at: Nanos) {
+    /// Notes when requests are first given rows, and gives those that are.
+    pub(super) fn schedule(&mut self, decision: &Decision, at: Nanos) -> Vec<RequestId> {
         self.counts.preemptions += decision.preempted.len() as u64;
         for admission in &decision.admitted {
             if let Some(live) = self.live.get_mut(&admission.request)
@@ -372,12 +410,17 @@ impl<'c> Engine<'c> {
                 self.counts.prompt_tokens += u64::from(admission.cached_tokens);
             }
         }
+        let mut first = Vec::new();
         for scheduled in decision.scheduled.iter().filter(|scheduled| scheduled.rows > 0) {
-            let live = scheduled.request.and_then(|request| self.live.get_mut(&request));
-            if let Some(live) = live {
-                live.first_scheduled.get_or_insert(at);
+            let Some(request) = scheduled.request else { continue };
+            if let Some(live) = self.live.get_mut(&request)
+                && live.first_scheduled.is_none()
+            {
+                live.first_scheduled = Some(at);
+                first.push(request);
             }
         }
+        first
     }
 
     /// The token of each entry that samples: pinned ones in place of the device's.
@@ -418,7 +461,7 @@ impl<'c> Engine<'c> {
     }
 
     /// The fact of a step.
-    fn fact(&self, flight: &Flight, end: Nanos) -> Step {
+    pub(super) fn fact(&self, flight: &Flight, end: Nanos) -> Step {
         let Flight { decision, queued, blocks, host_start, start, .. } = flight;
         let rows = |phase| -> u32 {
             decision.rows.iter().filter(|row| row.phase == phase).map(|row| row.rows).sum()
@@ -442,22 +485,11 @@ impl<'c> Engine<'c> {
         }
     }
 
-    /// Says the facts of a step.
-    pub(super) fn tell(&mut self, flight: &Flight, end: Nanos, recorder: &mut dyn Recorder) {
-        let step = self.fact(flight, end);
-        recorder.record(Fact::Step(step));
-        for row in &flight.decision.rows {
-            recorder.record(Fact::Row(*row));
-            self.counts.prompt_tokens += prompt_tokens(row);
-        }
-        for (operation, span) in flight.operations.iter().zip(&self.spans) {
-            self.chronicle.launch(step.step, operation, *span, recorder);
-        }
-        for copy in self.backend.copies() {
-            self.chronicle.copy(step.step, copy, recorder);
-        }
+    /// Counts a step that has ended.
+    pub(super) fn count(&mut self, flight: &Flight) {
         self.counts.steps += 1;
         self.counts.launches += flight.operations.len() as u64;
+        self.counts.prompt_tokens += flight.decision.rows.iter().map(prompt_tokens).sum::<u64>();
     }
 
     /// Requests came to their end.

@@ -8,10 +8,18 @@
 //
 // What comes of it can be told from anything else: a kernel takes as many nanoseconds as its name
 // has letters, and 200 more. Its clock is not the machine's. Buffers are filled with a few records
-// each and handed back the last one first.
+// each, so that those of a step are spread over many.
 //
-// GEMBA_CUPTI_DROP, where it is set, is the number of a record, counted from zero, that is dropped;
-// with " told" behind it the library owns to it.
+// A kernel has ended when the host has waited for it (the driver says so); its record is not
+// complete before. Full buffers of complete records come back by themselves, the last one first,
+// but the first of them waits to be asked for. A flush hands back every buffer of complete records,
+// and a forced one all buffers: kernels that have not ended are records without an end then, and
+// never come again.
+//
+// GEMBA_CUPTI, where it is set, is the number of a record, counted from zero, and what becomes of
+// it: "lost" (and nobody says so), "dropped" (and the library owns to it), "twice", "slow" (it is
+// complete only when it was asked for three times), "endless" (it never is), or "buffer": the
+// buffer that it is in gets lost.
 
 #include <time.h>
 
@@ -26,6 +34,8 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
+
+using u64 = unsigned long long;
 
 constexpr unsigned SUCCESS = 0, INVALID_PARAMETER = 1, MAX_LIMIT_REACHED = 12;
 constexpr unsigned CONCURRENT_KERNEL = 10;
@@ -75,11 +85,15 @@ bool enabled = false, was_enabled = false;
 struct Buffer {
     uint8_t* data;
     size_t size, filled;
+    // The number of each record.
+    std::vector<uint64_t> records;
 };
 std::vector<Buffer> buffers;
 std::map<std::string, std::string> names;
-uint64_t recorded = 0;
+// Kernels that were recorded, and those of them that have ended.
+uint64_t recorded = 0, ended = 0;
 size_t dropped = 0;
+int asked_for = 0;
 
 uint64_t now() {
     timespec time;
@@ -88,11 +102,34 @@ uint64_t now() {
     return CLOCK_BEGINS + since;
 }
 
-bool is_dropped(uint64_t record) {
-    const char* asked = getenv("GEMBA_CUPTI_DROP");
-    if (!asked || strtoull(asked, nullptr, 10) != record) return false;
-    if (strstr(asked, " told")) dropped++;
+// Whether this becomes of a record.
+bool is(const char* what, uint64_t record) {
+    const char* asked = getenv("GEMBA_CUPTI");
+    char* rest = nullptr;
+    if (!asked || strtoull(asked, &rest, 10) != record) return false;
+    return strcmp(rest + (*rest == ' '), what) == 0;
+}
+bool has_ended(uint64_t record) {
+    return record < ended && !is("endless", record) && (!is("slow", record) || asked_for >= 3);
+}
+bool complete_records(const Buffer& buffer) {
+    for (const uint64_t record : buffer.records) {
+        if (!has_ended(record)) return false;
+    }
     return true;
+}
+bool is_full(const Buffer& buffer) { return buffer.filled >= RECORDS_OF_A_BUFFER * sizeof(Kernel); }
+
+void hand_back(size_t at) {
+    const Buffer buffer = buffers[at];
+    buffers.erase(buffers.begin() + static_cast<long>(at));
+    size_t filled = buffer.filled;
+    for (size_t i = 0; i < buffer.records.size(); i++) {
+        auto* kernel = reinterpret_cast<Kernel*>(buffer.data) + i;
+        if (!has_ended(buffer.records[i])) kernel->end = 0;
+        if (is("buffer", buffer.records[i])) filled = 0;
+    }
+    complete(nullptr, 0, buffer.data, buffer.size, filled);
 }
 
 }  // namespace
@@ -127,11 +164,10 @@ EXPORT unsigned cuptiActivityDisable(unsigned kind) {
     return SUCCESS;
 }
 EXPORT unsigned cuptiActivityFlushAll(uint32_t flag) {
-    rule(flag == 1, "buffers that are not full would stay");
-    while (!buffers.empty()) {
-        const Buffer last = buffers.back();
-        buffers.pop_back();
-        complete(nullptr, 0, last.data, last.size, last.filled);
+    rule(flag <= 1, "no such flag");
+    asked_for++;
+    for (size_t at = buffers.size(); at-- > 0;) {
+        if (flag == 1 || complete_records(buffers[at])) hand_back(at);
     }
     return SUCCESS;
 }
@@ -147,12 +183,9 @@ EXPORT unsigned cuptiActivityGetNumDroppedRecords(void*, uint32_t, size_t* count
     return SUCCESS;
 }
 
-// What the driver says of a kernel that just ran, from the first one on.
-EXPORT void gemba_kernel_ran(const char* name, unsigned long long node) {
-    rule(was_enabled, "records are asked for after the first kernel");
-    if (!enabled || is_dropped(recorded++)) return;
-    if (buffers.empty() || buffers.back().filled >= RECORDS_OF_A_BUFFER * sizeof(Kernel)) {
-        Buffer made = {nullptr, 0, 0};
+static void put(const char* name, u64 node, uint64_t record) {
+    if (buffers.empty() || is_full(buffers.back())) {
+        Buffer made = {nullptr, 0, 0, {}};
         size_t most = 1;
         request(&made.data, &made.size, &most);
         rule(made.data && reinterpret_cast<uintptr_t>(made.data) % 8 == 0, "a buffer that is not aligned");
@@ -169,4 +202,43 @@ EXPORT void gemba_kernel_ran(const char* name, unsigned long long node) {
     Buffer& buffer = buffers.back();
     memcpy(buffer.data + buffer.filled, &kernel, sizeof kernel);
     buffer.filled += sizeof kernel;
+    buffer.records.push_back(record);
+}
+
+// What the driver says of a kernel that it just ran, from the first one on.
+EXPORT void gemba_kernel_ran(const char* name, u64 node) {
+    rule(was_enabled, "records are asked for after the first kernel");
+    if (!enabled) return;
+    const uint64_t record = recorded++;
+    if (is("dropped", record)) dropped++;
+    if (is("lost", record) || is("dropped", record)) return;
+    put(name, node, record);
+    if (is("twice", record)) {
+        // To the last byte: a record that came again, not a kernel that ran again.
+        const Buffer& buffer = buffers.back();
+        const auto* kernels = reinterpret_cast<const Kernel*>(buffer.data);
+        const Kernel first = kernels[buffer.records.size() - 1];
+        put(name, node, record);
+        Buffer& last = buffers.back();
+        reinterpret_cast<Kernel*>(last.data)[last.records.size() - 1] = first;
+    }
+}
+
+// How many kernels were recorded so far.
+EXPORT u64 gemba_kernels_recorded() { return recorded; }
+
+// What the driver says when the host has waited for the first so many of them.
+EXPORT void gemba_kernels_ended(u64 count) {
+    if (count > ended) ended = count;
+    bool first = true;
+    std::vector<size_t> ready;
+    for (size_t at = 0; at < buffers.size(); at++) {
+        if (!is_full(buffers[at]) || !complete_records(buffers[at])) continue;
+        if (!first) ready.push_back(at);
+        first = false;
+    }
+    while (!ready.empty()) {
+        hand_back(ready.back());
+        ready.pop_back();
+    }
 }

@@ -25,6 +25,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -75,6 +76,8 @@ const Kernels& kernels_f16() {
 struct Event {
     bool passed = false;
     double milliseconds = 0;
+    // Kernels of which there are records by then.
+    u64 recorded = 0;
 };
 
 bool initialized = false, current = false;
@@ -101,16 +104,35 @@ std::map<Graph*, u64> first_nodes;
 u64 next_node = 1;
 Graph* capturing = nullptr;
 
-// Tells the profiling library, if the process has loaded one before the first kernel.
-void tell(const char* name, u64 node) {
-    using Ran = void (*)(const char*, u64);
-    static const Ran ran = [] {
+// The profiling library, if the process has loaded one before it is first told something: what it
+// is told of a kernel that ran and of kernels that were waited for, and how many it has recorded.
+struct Profiler {
+    void (*ran)(const char*, u64) = nullptr;
+    void (*waited)(u64) = nullptr;
+    u64 (*recorded)() = nullptr;
+};
+const Profiler& profiler() {
+    static const Profiler found = [] {
+        Profiler all;
         void* library = dlopen("libcupti.so.13", RTLD_NOW | RTLD_NOLOAD);
-        void* found = library ? dlsym(library, "gemba_kernel_ran") : nullptr;
-        rule(!library || found, "libcupti.so.13 is not tests/cuda/cupti.cpp");
-        return reinterpret_cast<Ran>(found);
+        if (!library) return all;
+        const auto find = [=](auto& function, const char* name) {
+            function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+        };
+        find(all.ran, "gemba_kernel_ran");
+        find(all.waited, "gemba_kernels_ended");
+        find(all.recorded, "gemba_kernels_recorded");
+        rule(all.ran && all.waited && all.recorded, "libcupti.so.13 is not tests/cuda/cupti.cpp");
+        return all;
     }();
-    if (ran) ran(name, node);
+    return found;
+}
+void tell(const char* name, u64 node) {
+    if (profiler().ran) profiler().ran(name, node);
+}
+u64 recorded() { return profiler().recorded ? profiler().recorded() : 0; }
+void waited_for(u64 kernels) {
+    if (profiler().waited) profiler().waited(kernels);
 }
 
 void ready() { rule(initialized && retained && current && streaming, "no context or no stream"); }
@@ -210,6 +232,7 @@ EXPORT int cuStreamCreate(void** out, unsigned flags) {
 EXPORT int cuStreamSynchronize(void* given) {
     idle();
     rule(given == &stream, "no such stream");
+    waited_for(recorded());
     return SUCCESS;
 }
 EXPORT int cuStreamDestroy_v2(void* given) {
@@ -355,6 +378,7 @@ static void passed(Event* event) {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     event->passed = true;
+    event->recorded = recorded();
     event->milliseconds = static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
 }
 EXPORT int cuEventRecord(void* event, void* given) {
@@ -373,6 +397,7 @@ EXPORT int cuEventSynchronize(void* event) {
     idle();
     rule(events.count(static_cast<Event*>(event)), "no such event");
     rule(static_cast<Event*>(event)->passed, "an event that nothing will record");
+    waited_for(static_cast<Event*>(event)->recorded);
     return SUCCESS;
 }
 EXPORT int cuStreamBeginCapture_v2(void* given, int mode) {

@@ -16,6 +16,7 @@ mod encodings;
 mod engine;
 mod failures;
 mod host;
+mod late;
 mod launches;
 mod meters;
 mod narrow;

@@ -34,6 +34,17 @@ pub enum Asked {
     Records,
 }
 
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It comes twice.
+    Doubled,
+    /// It is of a kernel that nobody launched.
+    Foreign,
+    /// Its kernel had not ended when it was handed back.
+    Endless,
+}
+
 /// What was asked, and which call is to fail.
 #[derive(Default)]
 pub struct Tape {
@@ -47,6 +58,8 @@ pub struct Tape {
     pub lost_at: Cell<Option<usize>>,
     /// The record of a kernel, counted from zero, that gets lost, and whether that is told.
     pub missing: Cell<Option<(usize, bool)>>,
+    /// The record of a kernel, counted from zero, with which something else is wrong.
+    pub harmed: Cell<Option<(usize, Harm)>>,
     allocations: Cell<usize>,
     launches: Cell<usize>,
 }
@@ -428,7 +441,7 @@ impl Tracer for Traces {
         kernels.append(&mut self.launched.borrow_mut());
     }
 
-    fn records(&self, records: &mut Vec<Record>) -> Result<u64, DriverError> {
+    fn records(&self, _least: usize, records: &mut Vec<Record>) -> Result<u64, DriverError> {
         self.tape.asked.borrow_mut().push(Asked::Records);
         let first = self.taken.get();
         let ran = self.ran.take();
@@ -438,7 +451,16 @@ impl Tracer for Traces {
         let kept =
             ran.into_iter().zip(first..).filter(|(_, at)| missing.is_none_or(|m| m.0 != *at));
         // In any order: as they are not asked for in one.
-        records.extend(kept.map(|(record, _)| record));
+        for (mut record, at) in kept {
+            let harm = self.tape.harmed.get().filter(|(harmed, _)| *harmed == at);
+            match harm.map(|(_, harm)| harm) {
+                Some(Harm::Doubled) => records.push(record),
+                Some(Harm::Foreign) => record.kernel = None,
+                Some(Harm::Endless) => record.end = Nanos::ZERO,
+                None => {}
+            }
+            records.push(record);
+        }
         records.reverse();
         Ok(u64::from(missing.is_some_and(|(_, told)| told)))
     }

@@ -1,7 +1,7 @@
 //! The binary where NVIDIA's profiling library is, too: `cupti.cpp`, whose times of kernels only it
 //! knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gemba::trace::{Run, TraceError};
 use serde_json::Value;
@@ -13,23 +13,26 @@ fn took(name: &str) -> u64 {
     200 + name.len() as u64
 }
 
-/// A machine with the library, and what a run on it left: its notes, and its folder.
-fn run(drop: Option<&str>) -> (Machine, String, Run) {
-    let mut machine = Machine::new();
+/// A machine with the library.
+fn machine() -> Machine {
+    let machine = Machine::new();
     build("cupti.cpp", &machine.folder.path().join("libcupti.so.13"));
-    machine.variables.extend(drop.map(|drop| ("GEMBA_CUPTI_DROP", drop.to_owned())));
-    let folder = machine.folder.path().join("run");
+    machine
+}
+
+/// What a run on it left under this name: its notes, and its folder.
+fn run(machine: &Machine, name: &str, pairs: &str) -> (String, Run) {
+    let folder = machine.folder.path().join(name);
     let run = folder.display().to_string();
     let how = ["--max-num-batched-tokens", "32", "--max-num-seqs", "2", "--num-requests", "3"];
-    let quiet = ["--observer-pairs", "2", "--ui", "none", "--output-dir", &run];
+    let quiet = ["--observer-pairs", pairs, "--ui", "none", "--output-dir", &run];
     machine.json(&[&["run", "--json"], &MODEL[..], &how, &quiet].concat());
     let ledger = machine.json(&["ledger", &run, "--json"]);
     assert_eq!((&ledger["balanced"], &ledger["status"]), (&true.into(), &"complete".into()));
     let header: Value =
         serde_json::from_slice(&std::fs::read(folder.join("run.json")).unwrap()).unwrap();
-    assert_eq!(header["observer"]["pairs"], 2);
-    let read = Run::open(&folder).unwrap();
-    (machine, header["workload"]["notes"].to_string(), read)
+    assert_eq!(header["observer"]["pairs"].as_u64().unwrap_or(0).to_string(), pairs);
+    (header["workload"]["notes"].to_string(), Run::open(&folder).unwrap())
 }
 
 /// How long the launches of kernels that are launched by themselves took, by kernel.
@@ -56,8 +59,9 @@ const ALONE: [(&str, &str); 5] = [
 
 #[test]
 fn a_runs_times_are_those_of_records_with_graphs_and_without() {
-    let (machine, notes, run) = run(None);
-    assert!(notes.contains("Operations were timed by CUPTI's records of kernels."), "{notes}");
+    let machine = machine();
+    let (notes, run) = run(&machine, "run", "2");
+    assert!(notes.contains("Operations were timed by CUPTI's records of kernels,"), "{notes}");
     let found = times(&run);
     for (kernel, name) in ALONE {
         let times = &found[kernel];
@@ -82,16 +86,63 @@ fn a_runs_times_are_those_of_records_with_graphs_and_without() {
     assert!(shares["qkv"].as_f64().unwrap() > 0.0);
 }
 
+/// Whether every kernel that is launched by itself took what its record says.
+fn by_records(run: &Run) -> [bool; 2] {
+    let found = times(run);
+    let each =
+        ALONE.map(|(kernel, name)| found[kernel].iter().map(move |time| *time == took(name)));
+    let each: Vec<bool> = each.into_iter().flatten().collect();
+    [each.iter().all(|by| *by), each.iter().any(|by| *by)]
+}
+
+/// Steps of which no launch is told.
+fn without_launches(run: &Run) -> usize {
+    let mut with = BTreeSet::new();
+    run.each_launch_chunk(|launches| {
+        with.extend(launches.iter().filter_map(|launch| launch.step));
+        Ok::<(), TraceError>(())
+    })
+    .unwrap();
+    run.steps.len() - with.len()
+}
+
 #[test]
 fn a_record_that_gets_lost_gives_no_wrong_time() {
-    for (drop, why) in [("900", "records for"), ("901 told", "records that were dropped: 1")] {
-        let (_machine, notes, run) = run(Some(drop));
+    let mut machine = machine();
+    // What is measured once is kept, so that the next run begins with its requests.
+    let (notes, whole) = run(&machine, "whole", "0");
+    assert!(notes.contains("records of kernels,") && without_launches(&whole) == 0, "{notes}");
+    let [tokens, steps] = [whole.rows.iter().map(|row| row.rows).sum(), whole.steps.len() as u32];
+    // Its operations launch one kernel at least: so many records there are, most of requests.
+    let launches: usize = times(&whole).values().map(Vec::len).sum();
+    assert!(launches > 400, "{launches}");
+    let harm = |kind: &str| format!("{} {kind}", launches - 100);
+    for (name, why) in [
+        ("dropped", "records that were dropped: 1"),
+        ("twice", "came twice"),
+        ("endless", "has no time within its step"),
+        ("buffer", "records for"),
+    ] {
+        let harm = harm(name);
+        machine.variables = vec![("GEMBA_CUPTI", harm.clone())];
+        let (notes, run) = run(&machine, name, "0");
         assert!(notes.contains("Operations were timed by events between kernels"), "{notes}");
-        assert!(notes.contains(why), "{notes}");
-        // The kernels themselves take longer than their records say.
-        let found = times(&run);
-        for (kernel, name) in ALONE {
-            assert!(found[kernel].iter().any(|time| *time != took(name)), "{kernel}");
-        }
+        assert!(notes.contains(why), "{harm}: {notes}");
+        // Steps before it have the times of their records; those that gathered with it have none,
+        // and how many these are is said; those behind it take longer than their records say.
+        let told = match without_launches(&run) {
+            0 => "times (",
+            1 => "; 1 step has no times of operations",
+            many => &format!("; {many} steps have no times of operations"),
+        };
+        assert!(notes.contains(told), "{harm}: {notes}");
+        assert_eq!(by_records(&run), [false, true], "{harm}");
+        let rows: u32 = run.rows.iter().map(|row| row.rows).sum();
+        assert!(rows.abs_diff(tokens) * 10 < tokens && run.steps.len() as u32 * 2 > steps);
     }
+    // One that is not complete when records are first asked for is waited for.
+    machine.variables = vec![("GEMBA_CUPTI", harm("slow"))];
+    let (notes, run) = run(&machine, "slow", "0");
+    assert!(notes.contains("Operations were timed by CUPTI's records of kernels,"), "{notes}");
+    assert_eq!((by_records(&run), without_launches(&run)), ([true, true], 0));
 }

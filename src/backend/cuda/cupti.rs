@@ -7,6 +7,13 @@
 //! of each recorded run measure it, against steps of the same process after the library was told to
 //! stop. What it costs then is in both: a machine without the library shows that.
 //!
+//! Its manual says of a flush that it hands back the buffers in which every record is complete, and
+//! that a forced one hands back all, with kernels that have not ended as records without an end,
+//! which do not come again. While steps follow each other the buffer in use always holds such a
+//! kernel, so that a flush brings nothing of it and a forced one spoils it: records are asked for
+//! when nothing runs, and then first by a flush that spoils nothing. Until then full buffers come
+//! back by themselves, in whatever order.
+//!
 //! The library hands buffers back through functions that are told nothing of who asked, on a
 //! thread that it may choose: so what it hands back lies in one place for the process, and one
 //! driver at a time can have it. Its functions are looked up by name in the library that suits the
@@ -21,6 +28,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use cudarc::cupti::sys::CUpti_ActivityKernel9 as Kernel;
 
@@ -35,10 +43,15 @@ const MAJORS: [u32; 2] = [13, 12];
 /// Kinds of records: kernels that run one by one, and those that may run beside others.
 const SERIAL_KERNEL: u32 = 3;
 const KERNEL: u32 = 10;
-/// Hand back buffers that are not full, too.
+/// Hand back buffers that are not full, too: those of which every kernel has ended, or all.
+const COMPLETE: u32 = 0;
 const ALL: u32 = 1;
-/// Bytes of a buffer: some thousand records.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of a buffer: about a thousand records. A full one comes back while kernels run; the last
+/// one is read while nothing runs, and so had better be small.
+const BUFFER_BYTES: usize = 1 << 18;
+/// How often, and how long between, records are looked for that should be there.
+const LOOKS: u32 = 4;
+const BETWEEN: Duration = Duration::from_micros(50);
 
 type Lend = unsafe extern "C" fn(*mut *mut u8, *mut usize, *mut usize);
 type TakeBack = unsafe extern "C" fn(*mut c_void, u32, *mut u8, usize, usize);
@@ -282,9 +295,9 @@ impl Cupti {
         self.library.said(call, result).map_err(failed)
     }
 
-    fn flush(&self) -> Result<(), DriverError> {
+    fn flush(&self, which: u32) -> Result<(), DriverError> {
         // SAFETY: the library is there.
-        self.said("cuptiActivityFlushAll", unsafe { (self.library.flush)(ALL) })
+        self.said("cuptiActivityFlushAll", unsafe { (self.library.flush)(which) })
     }
 
     /// The kernel of each name in the pool.
@@ -305,7 +318,7 @@ impl Tracer for Cupti {
         if self.traces.replace(kernels) && !kernels {
             // SAFETY: the library is there.
             self.said("cuptiActivityDisable", unsafe { (self.library.disable)(KERNEL) })?;
-            self.flush()?;
+            self.flush(ALL)?;
         }
         self.launched.borrow_mut().clear();
         pool().found.clear();
@@ -327,8 +340,16 @@ impl Tracer for Cupti {
         kernels.append(&mut self.launched.borrow_mut());
     }
 
-    fn records(&self, records: &mut Vec<Record>) -> Result<u64, DriverError> {
-        self.flush()?;
+    fn records(&self, least: usize, records: &mut Vec<Record>) -> Result<u64, DriverError> {
+        self.flush(COMPLETE)?;
+        for _ in 0..LOOKS {
+            if pool().found.len() >= least {
+                break;
+            }
+            std::thread::sleep(BETWEEN);
+            self.flush(COMPLETE)?;
+        }
+        self.flush(ALL)?;
         let mut dropped = 0;
         // SAFETY: the place is ours; of no context are the records that are of none in particular,
         // which those of kernels are.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, CopySpan, Description, DeviceError, Limits, Op, Sampled, Span, StepInputs, TimedBy,
+    Backend, CopySpan, Description, DeviceError, LateSpans, Limits, Op, Sampled, Span, StepInputs,
+    TimedBy,
 };
 use crate::cost::{Storage, Techniques};
 use crate::event::{Ceilings, Clock};
@@ -205,7 +206,7 @@ impl Backend for Cuda {
     }
 
     fn steps_in_flight(&self) -> u32 {
-        match self.timing.traces() {
+        match self.timing.traces() && self.timing.late.is_due() {
             // Records are asked for when nothing runs.
             true => 1,
             false => self.plan.steps_in_flight(),
@@ -213,7 +214,7 @@ impl Backend for Cuda {
     }
 
     fn begin_step(&mut self, inputs: &StepInputs<'_>) -> Result<(), DeviceError> {
-        self.flights.check(self.steps_in_flight())?;
+        self.flights.check(self.plan.steps_in_flight())?;
         self.ops.clear();
         self.logits.take();
         let (choices, shelf) = (self.flights.choices(), self.flights.inputs());
@@ -262,7 +263,9 @@ impl Backend for Cuda {
         if let Some(event) = self.copies.before_choices() {
             self.driver.record(event)?;
         }
-        Ok(self.flights.finish(&*self.driver, self.rooms.chosen[0])?)
+        self.flights.finish(&*self.driver, self.rooms.chosen[0])?;
+        self.hand_over();
+        Ok(())
     }
 
     fn end_step(
@@ -281,6 +284,14 @@ impl Backend for Cuda {
 
     fn copies(&self) -> &[CopySpan] {
         self.copies.told()
+    }
+
+    fn late_steps(&self) -> usize {
+        self.timing.late.waiting()
+    }
+
+    fn late_spans(&mut self, spans: &mut Vec<Span>) -> Result<LateSpans, DeviceError> {
+        self.next_late(spans)
     }
 
     fn time_operations(&mut self, each: bool) -> bool {

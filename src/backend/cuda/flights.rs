@@ -43,6 +43,8 @@ pub(super) struct Flight {
     asked: usize,
     /// The host's time just before it was handed over.
     pub handed: Nanos,
+    /// Whether an event tells when it began.
+    marked: bool,
     /// Whether the step before was still in flight.
     follows: bool,
 }
@@ -56,7 +58,9 @@ pub(super) struct Flights {
     flying: VecDeque<Flight>,
     /// Steps that were begun.
     begins: usize,
-    /// The last step that ended and that events timed, and when it began.
+    /// Whether the device has nothing to do although results were not taken.
+    idle: bool,
+    /// The last step that ended and that an event marked, and when it began.
     last: Option<(usize, Nanos)>,
     /// When it ended.
     end: Nanos,
@@ -91,6 +95,7 @@ impl Flights {
             begun: [driver.event()?, driver.event()?, driver.event()?],
             flying: VecDeque::with_capacity(most as usize),
             begins: 0,
+            idle: false,
             last: None,
             end: Nanos::ZERO,
             bytes: vec![0; bytes],
@@ -128,6 +133,16 @@ impl Flights {
         self.flying.back().map_or(0, |flight| flight.asked)
     }
 
+    /// How many steps have not ended.
+    pub fn flying(&self) -> usize {
+        self.flying.len()
+    }
+
+    /// The device has done all that was handed over.
+    pub const fn idle(&mut self) {
+        self.idle = true;
+    }
+
     /// Whether one more may be handed over where `most` may be in flight.
     ///
     /// # Errors
@@ -142,22 +157,25 @@ impl Flights {
     }
 
     /// The device comes to a step of so many operations and rows that ask for logits; `now` was
-    /// before this.
+    /// before this. An event marks its beginning where `marked`, or where events time it.
     ///
     /// # Errors
     /// [`DriverError::Failed`] if the device failed.
     pub fn begin(
         &mut self,
         driver: &dyn Driver,
-        way: Way,
+        (way, marked): (Way, bool),
         [operations, asked]: [usize; 2],
         now: Nanos,
     ) -> Result<(), DriverError> {
-        let (step, follows) = (self.begins, !self.flying.is_empty());
-        if way == Way::Events {
+        let idle = std::mem::take(&mut self.idle);
+        let (step, follows) = (self.begins, !self.flying.is_empty() && !idle);
+        let marked = marked || way == Way::Events;
+        if marked {
             driver.record(self.begun[step % 3])?;
         }
-        self.flying.push_back(Flight { step, way, operations, asked, handed: now, follows });
+        let handed = now;
+        self.flying.push_back(Flight { step, way, operations, asked, handed, marked, follows });
         Ok(())
     }
 
@@ -203,6 +221,31 @@ impl Flights {
         Ok(flight)
     }
 
+    /// When a step began that an event marked, the last one that landed.
+    fn begun(&mut self, driver: &dyn Driver, flight: &Flight) -> Result<Nanos, DriverError> {
+        let begun = self.begun[flight.step % 3];
+        let start = match self.last.filter(|_| flight.follows) {
+            Some((step, start)) => start + driver.elapsed(self.begun[step % 3], begun)?,
+            None => flight.handed,
+        };
+        // Neither before it was handed over nor before the step before had ended.
+        let start = start.max(flight.handed).max(self.end);
+        self.last = Some((flight.step, start));
+        Ok(start)
+    }
+
+    /// A step landed, the last one, whose operations something else times: one behind it may be
+    /// timed by events.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] if the device failed.
+    pub fn pass(&mut self, driver: &dyn Driver, flight: &Flight) -> Result<(), DriverError> {
+        match flight.marked {
+            true => self.begun(driver, flight).map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
     /// Appends when the operations of a step ran, the last one that landed, by its events; all of
     /// them were done at `now`.
     ///
@@ -215,15 +258,9 @@ impl Flights {
         now: Nanos,
         spans: &mut Vec<Span>,
     ) -> Result<(), DeviceError> {
+        let start = self.begun(driver, flight)?;
         let set = &self.sets[flight.step % self.sets.len()];
         let begun = self.begun[flight.step % 3];
-        let start = match self.last.filter(|_| flight.follows) {
-            Some((step, start)) => start + driver.elapsed(self.begun[step % 3], begun)?,
-            None => flight.handed,
-        };
-        // Neither before it was handed over nor before the step before had ended.
-        let start = start.max(flight.handed).max(self.end);
-        self.last = Some((flight.step, start));
         for [first, last] in &set.operations[..flight.operations] {
             let at = |event| -> Result<Nanos, DeviceError> {
                 // The card's clock is not the host's: it may run a little faster.

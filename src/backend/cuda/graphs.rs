@@ -7,13 +7,14 @@
 //! scheduler fills decode steps up to few numbers of rows, so that there are few forms.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::backend::{DeviceError, Op};
 
 use super::device::Cuda;
 use super::driver::{Driver, DriverError, Graph};
+use super::join::Template;
 use super::launches::TILE_ROWS;
-use super::timeline::{Launches, Nodes};
 use super::timing::Way;
 
 /// The most forms that are kept. Those beyond run launch by launch.
@@ -41,18 +42,11 @@ struct Kept {
     ops: Vec<Op>,
     /// One for each set of events that a step may write, or one for all where none stand in it.
     graphs: Vec<Graph>,
-    /// Their kernels, where records tell their times, and what is known of the graph's nodes.
-    launches: Launches,
-    nodes: Nodes,
+    /// Their kernels, where kernels are recorded.
+    template: Rc<Template>,
 }
 
 impl Graphs {
-    /// What was captured for a form whose times records tell.
-    pub fn captured(&mut self, form: Form) -> Option<(&Launches, &mut Nodes)> {
-        let kept = self.kept.get_mut(&(form, Way::Records))?;
-        Some((&kept.launches, &mut kept.nodes))
-    }
-
     /// Ends the graphs whose times are told in this way.
     ///
     /// # Errors
@@ -74,22 +68,19 @@ impl Cuda {
     pub(super) fn run_form(&mut self, form: Form) -> Result<(), DeviceError> {
         let (kept, place) = (&self.graphs.kept, (form, self.timing.way()));
         let set = self.flights.set();
-        let of_set = |graphs: &[Graph]| graphs[set % graphs.len()];
-        let graph = match kept.get(&place) {
-            Some(kept) if kept.ops == self.ops => Some(of_set(&kept.graphs)),
+        let of_set = |kept: &Kept| (kept.graphs[set % kept.graphs.len()], kept.template.clone());
+        let found = match kept.get(&place) {
+            Some(kept) if kept.ops == self.ops => Some(of_set(kept)),
             None if kept.len() >= MOST => None,
             _ => Some(of_set(self.capture(place)?)),
         };
         self.begin(self.ops.len())?;
-        self.timing.replayed = graph.map(|_| form);
-        let ran = match graph {
-            Some(graph) => self.driver.replay(graph),
-            None => self.run_ops(set),
-        };
-        Ok(ran?)
+        let Some((graph, template)) = found else { return Ok(self.run_ops(set)?) };
+        self.timing.replayed = Some(template);
+        Ok(self.driver.replay(graph)?)
     }
 
-    fn capture(&mut self, place: (Form, Way)) -> Result<&[Graph], DriverError> {
+    fn capture(&mut self, place: (Form, Way)) -> Result<&Kept, DriverError> {
         let sets = match place.1 {
             Way::Events => self.flights.sets(),
             Way::Records | Way::Nothing => 1,
@@ -102,8 +93,11 @@ impl Cuda {
             self.run_ops(self.flights.set())?;
             self.driver.wait()?;
         }
+        // That ran in front of the replay, and what follows is only written down.
+        let ran = std::mem::take(&mut self.timing.launches);
         let mut graphs = Vec::with_capacity(sets);
         for set in 0..sets {
+            self.timing.launches.clear();
             self.driver.begin_capture()?;
             self.run_ops(set)?;
             graphs.push(self.driver.end_capture()?);
@@ -111,8 +105,9 @@ impl Cuda {
         if let Some(before) = self.graphs.kept.remove(&place) {
             before.graphs.into_iter().try_for_each(|graph| self.driver.forget(graph))?;
         }
-        let launches = std::mem::take(&mut self.timing.launches);
-        let kept = Kept { ops: self.ops.clone(), graphs, launches, nodes: Nodes::default() };
-        Ok(&self.graphs.kept.entry(place).or_insert(kept).graphs)
+        let launches = std::mem::replace(&mut self.timing.launches, ran);
+        let template = Rc::new(Template { launches, ..Template::default() });
+        let kept = Kept { ops: self.ops.clone(), graphs, template };
+        Ok(self.graphs.kept.entry(place).or_insert(kept))
     }
 }

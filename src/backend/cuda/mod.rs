@@ -13,7 +13,8 @@
 //!
 //! Times of operations come from records of kernels where the machine has CUPTI, else from events
 //! between kernels (`timing`); steps that nobody times run with nothing between their kernels.
-//! Records can be had when nothing runs: a step that is timed by them has none in flight behind it.
+//! Records can be had when nothing runs: a few times a second the device is let run empty for them,
+//! and until then it tells tokens and not times (`late`).
 //!
 //! Events tell when a step's inputs and what it chose were copied (`copies`); they stand before and
 //! behind its kernels.
@@ -47,6 +48,8 @@ mod flights;
 mod gpm;
 mod graphs;
 mod image;
+mod join;
+mod late;
 mod launches;
 mod layout;
 mod library;

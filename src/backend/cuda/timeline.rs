@@ -1,4 +1,5 @@
-//! Which record of a kernel belongs to which launch, and what an operation's time follows from.
+//! Which record of a kernel belongs to which launch of a step, and what an operation's time follows
+//! from. Which records are of the step is known ([`join`](super::join)).
 //!
 //! All work is in one order. So records outside graphs belong, in the order of their starts, one to
 //! one to what was launched. Those of a graph carry the node that ran: the first replay teaches
@@ -41,6 +42,9 @@ pub enum Misfit {
         /// Records.
         records: usize,
     },
+    /// One came twice.
+    #[error("record {0} came twice")]
+    Doubled(usize),
     /// One is of another kernel than the one that was launched in its place.
     #[error("record {0} is of another kernel than launch {0}")]
     Kernel(usize),
@@ -53,11 +57,13 @@ pub enum Misfit {
     Time(usize),
 }
 
-/// The kernels of a step's operations, in the order of their launches.
+/// The kernels of a step, in the order of their launches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launches {
     /// All of them.
     pub kernels: Vec<Function>,
+    /// How many came before the first operation and belong to none.
+    before: usize,
     /// How many there were when each operation ended.
     ends: Vec<usize>,
 }
@@ -85,6 +91,13 @@ impl Launches {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.kernels.clear();
+        self.before = 0;
+        self.ends.clear();
+    }
+
+    /// What was launched so far belongs to no operation.
+    pub fn end_of_none(&mut self) {
+        self.before = self.kernels.len();
         self.ends.clear();
     }
 
@@ -93,27 +106,28 @@ impl Launches {
         self.ends.push(self.kernels.len());
     }
 
-    /// Puts records of launches outside graphs in the order of the launches.
+    /// Takes records that are in the order of their starts for those of launches outside graphs.
     ///
     /// # Errors
     /// [`Misfit`] if they are not the records of these launches; their order is not defined then.
-    pub fn order(&self, records: &mut [Record]) -> Result<(), Misfit> {
-        self.by_start(records)?;
+    pub fn order(&self, records: &[Record]) -> Result<(), Misfit> {
+        self.named(records)?;
         match records.iter().position(|record| record.node != 0) {
             Some(at) => Err(Misfit::Node(at)),
             None => Ok(()),
         }
     }
 
-    /// Puts records of one replay of a graph that holds these launches in their order, and learns
-    /// its `nodes` if they are not known yet. The node of each record becomes its place.
+    /// Puts records of one replay of a graph that holds these launches, which are in the order of
+    /// their starts, in the order of the launches, and learns its `nodes` if they are not known
+    /// yet. The node of each record becomes its place.
     ///
     /// # Errors
     /// [`Misfit`] if they are not the records of these launches; their order is not defined then,
     /// and nothing is learned.
     pub fn order_replayed(&self, nodes: &mut Nodes, records: &mut [Record]) -> Result<(), Misfit> {
         if nodes.places.is_empty() {
-            self.by_start(records)?;
+            self.named(records)?;
             *nodes = Nodes::of(records)?;
         }
         self.count(records)?;
@@ -129,18 +143,13 @@ impl Launches {
         }
     }
 
-    fn by_start(&self, records: &mut [Record]) -> Result<(), Misfit> {
-        self.count(records)?;
-        records.sort_unstable_by_key(|record| (record.start, record.end));
-        self.named(records)
-    }
-
     const fn count(&self, records: &[Record]) -> Result<(), Misfit> {
         let (launches, records) = (self.kernels.len(), records.len());
         if launches == records { Ok(()) } else { Err(Misfit::Count { launches, records }) }
     }
 
     fn named(&self, records: &[Record]) -> Result<(), Misfit> {
+        self.count(records)?;
         let mut pairs = self.kernels.iter().zip(records);
         match pairs.position(|(kernel, record)| record.kernel != Some(*kernel)) {
             Some(at) => Err(Misfit::Kernel(at)),
@@ -150,8 +159,8 @@ impl Launches {
 
     /// Appends the span of each operation, from records in the order of the launches: from the
     /// beginning of its first kernel to the end of its last one. One that launched nothing has an
-    /// empty span where the one before it ended. All lie within the step by our clock, one behind
-    /// another.
+    /// empty span where the one before it ended. All lie within the step by our clock and not
+    /// before `after`, one behind another.
     ///
     /// # Errors
     /// [`Misfit::Time`] if the times of a record make no sense; nothing is appended then.
@@ -159,6 +168,7 @@ impl Launches {
         &self,
         records: &[Record],
         clocks: &Clocks,
+        after: Nanos,
         spans: &mut Vec<Span>,
     ) -> Result<(), Misfit> {
         let mut before = Nanos::ZERO;
@@ -168,7 +178,7 @@ impl Launches {
             }
             before = record.start;
         }
-        let (mut first, mut ended) = (0, clocks.ours[0]);
+        let (mut first, mut ended) = (self.before, clocks.ours[0].max(after));
         spans.extend(self.ends.iter().map(|end| {
             let of = &records[first..*end];
             first = *end;
@@ -246,7 +256,7 @@ mod tests {
 
     fn spans(launches: &Launches, records: &[Record]) -> Vec<(u64, u64)> {
         let mut spans = Vec::new();
-        launches.spans(records, &CLOCKS, &mut spans).unwrap();
+        launches.spans(records, &CLOCKS, Nanos::ZERO, &mut spans).unwrap();
         spans.iter().map(|span| (span.start.0, span.end.0)).collect()
     }
 
@@ -285,7 +295,7 @@ mod tests {
             let mut records = good.clone();
             (records[at].start, records[at].end) = (Nanos(start), Nanos(end));
             let mut spans = Vec::new();
-            let found = launches.spans(&records, &CLOCKS, &mut spans);
+            let found = launches.spans(&records, &CLOCKS, Nanos::ZERO, &mut spans);
             assert_eq!((found, spans), (Err(Misfit::Time(at)), Vec::new()));
         }
     }
@@ -320,11 +330,12 @@ mod tests {
         let launches = launches(&[2]);
         let mut records = records(&launches, 5_000_000, None);
         records[1].node = 7;
-        assert_eq!(launches.order(&mut records), Err(Misfit::Node(1)));
+        assert_eq!(launches.order(&records), Err(Misfit::Node(1)));
     }
 
     proptest! {
-        /// Whatever the order they come in, records find their launches, in and outside graphs.
+        /// Records find their launches in the order of their starts, and those of a graph that is
+        /// known in any order.
         #[test]
         fn records_find_their_launches(
             of_each in prop::collection::vec(0_usize..4, 0..20),
@@ -339,15 +350,17 @@ mod tests {
                 let key = |record: &Record| {
                     record.start.0.wrapping_mul(shuffle.wrapping_add(replay) | 1) >> 7
                 };
-                found.sort_by_key(key);
+                if !nodes.places.is_empty() {
+                    found.sort_by_key(key);
+                }
                 match first_node {
-                    None => launches.order(&mut found).unwrap(),
+                    None => launches.order(&found).unwrap(),
                     Some(_) => launches.order_replayed(&mut nodes, &mut found).unwrap(),
                 }
                 prop_assert_eq!(times(&found), times(&expected));
             }
             let mut spans = Vec::new();
-            launches.spans(&expected, &CLOCKS, &mut spans).unwrap();
+            launches.spans(&expected, &CLOCKS, Nanos::ZERO, &mut spans).unwrap();
             prop_assert_eq!(spans.len(), of_each.len());
             prop_assert!(spans.iter().all(|span| span.start <= span.end));
             prop_assert!(spans.is_sorted_by(|a, b| a.end <= b.start));
@@ -375,8 +388,9 @@ mod tests {
                 1 => found.push(found[at]),
                 _ => found[at].kernel = None,
             }
+            found.sort_by_key(|record| record.start);
             let fit = match in_graph {
-                false => launches.order(&mut found),
+                false => launches.order(&found),
                 true => launches.order_replayed(&mut nodes, &mut found),
             };
             prop_assert!(fit.is_err());

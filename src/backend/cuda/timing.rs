@@ -5,13 +5,20 @@
 //! it: so fast is the device when nobody looks.
 //!
 //! A library that multiplies launches kernels of its own, as many as it likes. The steps in which
-//! it may, those of many rows, are timed by events; their records are taken and forgotten.
+//! it may, those of many rows, are timed by events.
 //!
-//! Records may be dropped, and then it is not known whose the others are. No time is made up: such
-//! a step is asked for once more, with events. A step is a function of its inputs, which still lie
-//! on the device, so that it computes the same once more and these are times that it took; what
-//! the first time took stands in the books as time in which nothing of it ran. From that step on
-//! events tell the times, as a device that drops some records will drop more.
+//! Several steps may be in flight while records time them; what their times are is known later
+//! (`late`). A library that multiplies may launch in one of them: its records are known by their
+//! names, and passed over.
+//!
+//! Records may be dropped, and then it is not known whose the others are. No time is made up. A
+//! step that nothing followed is asked for once more, with events: it is a function of its inputs,
+//! which still lie on the device, so that it computes the same once more and these are times that
+//! it took. Of steps that others followed no operation has a time. What they took stands in the
+//! books as time in which nothing of them ran, and how many there are is said with the reason. From
+//! then on events tell the times, as a device that drops some records will drop more.
+
+use std::rc::Rc;
 
 use crate::backend::{DeviceError, Span, TimedBy};
 use crate::unit::Nanos;
@@ -19,8 +26,9 @@ use crate::unit::Nanos;
 use super::device::Cuda;
 use super::driver::{Driver, DriverError};
 use super::flights::Flight;
-use super::graphs::Form;
-use super::timeline::{Clocks, Launches, Misfit, Record};
+use super::join::{Ran, Template, Told};
+use super::late::Late;
+use super::timeline::{Clocks, Launches};
 
 /// What tells the times of a step's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,13 +45,14 @@ pub(super) struct Timing {
     untraced: Option<String>,
     /// What was launched one by one in this step, or written down.
     pub launches: Launches,
-    records: Vec<Record>,
-    /// The time of records when it began.
-    begun: Result<Nanos, String>,
-    /// The form whose graph was replayed, if one was.
-    pub replayed: Option<Form>,
+    /// The graph that was replayed, if one was.
+    pub replayed: Option<Rc<Template>>,
+    /// When it began by both clocks.
+    begun: [Nanos; 2],
     /// Whether a library launches kernels of its own in this step.
     foreign: bool,
+    /// Steps whose times records will tell.
+    pub late: Late,
 }
 
 impl Timing {
@@ -53,10 +62,10 @@ impl Timing {
             each: true,
             untraced: driver.tracer().err().map(str::to_owned),
             launches: Launches::default(),
-            records: Vec::new(),
-            begun: Ok(Nanos::ZERO),
             replayed: None,
+            begun: [Nanos::ZERO; 2],
             foreign: false,
+            late: Late::default(),
         }
     }
 
@@ -72,6 +81,11 @@ impl Timing {
     /// Whether kernels are recorded.
     pub const fn traces(&self) -> bool {
         self.each && self.untraced.is_none()
+    }
+
+    /// Why kernels are not recorded, if they are not.
+    pub const fn untraced(&self) -> Option<&String> {
+        self.untraced.as_ref()
     }
 
     /// Another step comes; `foreign` if a library may launch kernels of its own in it.
@@ -97,12 +111,31 @@ impl Cuda {
         let (way, asked) = (self.timing.way(), self.step.placed.asked as usize);
         // The device comes to it after this, so that no span begins before its launch.
         let now = self.clock.now();
-        if way == Way::Records {
-            // Whoever asks for the spans is told what failed.
-            self.timing.begun = self.records_now();
+        let traced = self.timing.traces();
+        if traced {
+            self.timing.late.begin(now, self.flights.flying() > 0);
+            match self.records_now() {
+                Ok(records) => self.timing.begun = [now, records],
+                // Whoever asks for the spans is told what failed.
+                Err(why) => self.timing.late.cannot_read(why),
+            }
         }
-        self.flights.begin(&*self.driver, way, [operations, asked], now)?;
-        self.take_awaited()
+        // A step that a library's products are in may follow, which events time.
+        let marked = traced && self.plan.has_library();
+        self.flights.begin(&*self.driver, (way, marked), [operations, asked], now)?;
+        self.take_awaited()?;
+        if traced {
+            self.note_launched();
+            self.timing.launches.end_of_none();
+        }
+        Ok(())
+    }
+
+    /// Takes what the driver noted.
+    fn note_launched(&mut self) {
+        if let Ok(tracer) = self.driver.tracer() {
+            tracer.launched(&mut self.timing.launches.kernels);
+        }
     }
 
     /// Launches operation `at` of the step, with what tells its times: where events do, those of a
@@ -110,21 +143,18 @@ impl Cuda {
     pub(super) fn run_at(&mut self, at: usize, set: usize) -> Result<(), DriverError> {
         let (op, [start, end]) = (self.ops[at], self.flights.operations(set)[at]);
         match self.timing.way() {
-            Way::Records => {
-                self.run(op)?;
-                if let Ok(tracer) = self.driver.tracer() {
-                    tracer.launched(&mut self.timing.launches.kernels);
-                }
-                self.timing.launches.end_operation();
-                Ok(())
-            }
+            Way::Records | Way::Nothing => self.run(op)?,
             Way::Events => {
                 self.driver.record(start)?;
                 self.run(op)?;
-                self.driver.record(end)
+                self.driver.record(end)?;
             }
-            Way::Nothing => self.run(op),
         }
+        if self.timing.traces() {
+            self.note_launched();
+            self.timing.launches.end_operation();
+        }
+        Ok(())
     }
 
     /// Launches all operations of the step, with the events of a set.
@@ -132,84 +162,51 @@ impl Cuda {
         (0..self.ops.len()).try_for_each(|at| self.run_at(at, set))
     }
 
+    /// The step that was begun last has all its operations.
+    pub(super) fn hand_over(&mut self) {
+        if !self.timing.traces() {
+            return;
+        }
+        let Timing { launches, replayed, begun: [ours, records], foreign, late, .. } =
+            &mut self.timing;
+        let launches = std::mem::replace(launches, late.room());
+        let told = match foreign {
+            true => Told::Otherwise(Vec::new()),
+            false => Told::Records,
+        };
+        let clocks = Clocks { ours: [*ours; 2], records: [*records; 2] };
+        let replayed = replayed.take();
+        late.hand_over(Ran { launches, replayed, clocks, told, awaited: true });
+    }
+
     /// Appends the span of each operation of a step that has ended, all of which were done at
-    /// `now`; none if nothing tells them.
+    /// `now`; none if nothing tells them, or not yet.
     pub(super) fn spans(
         &mut self,
         flight: &Flight,
         now: Nanos,
         spans: &mut Vec<Span>,
     ) -> Result<(), DeviceError> {
-        match flight.way {
+        let known = match flight.way {
             Way::Nothing => return Ok(()),
-            _ if flight.operations == 0 => return Ok(()),
-            Way::Events => {
-                if self.timing.traces()
-                    && let Err(error) = self.forget_records()
-                {
-                    self.give_up(format!(
-                        "from a step on whose records could not be had ({error})"
-                    ))?;
-                }
+            Way::Events if !self.timing.traces() && self.timing.late.waiting() == 0 => {
                 return self.flights.spans(&*self.driver, flight, now, spans);
             }
-            Way::Records => {}
-        }
-        let Err(why) = self.record_spans([flight.handed, now], spans) else { return Ok(()) };
-        self.give_up(format!("from a step on whose records do not tell its times ({why})"))?;
-        // No other step was begun since: what it is made of is all there.
-        let set = self.flights.set();
-        self.begin(self.ops.len())?;
-        self.run_ops(set)?;
-        self.flights.finish(&*self.driver, self.rooms.chosen[0])?;
-        let again = self.flights.land(&*self.driver, &mut Vec::new())?;
-        self.flights.spans(&*self.driver, &again, self.clock.now(), spans)
-    }
-
-    /// Appends spans from records, or says why they cannot be had.
-    fn record_spans(&mut self, ours: [Nanos; 2], spans: &mut Vec<Span>) -> Result<(), String> {
-        self.timing.records.clear();
-        let dropped = self.driver.tracer()?.records(&mut self.timing.records).map_err(said)?;
-        let records = [self.timing.begun.clone()?, self.records_now()?];
-        let joined = match dropped {
-            0 => self.join(&Clocks { ours, records }, spans),
-            dropped => Err(Misfit::Dropped(dropped)),
-        };
-        joined.map_err(|misfit| misfit.to_string())
-    }
-
-    /// Takes what was noted and recorded of a step that events timed.
-    fn forget_records(&mut self) -> Result<(), DriverError> {
-        if let Ok(tracer) = self.driver.tracer() {
-            tracer.launched(&mut self.timing.launches.kernels);
-            tracer.records(&mut self.timing.records)?;
-        }
-        self.timing.launches.clear();
-        self.timing.records.clear();
-        Ok(())
-    }
-
-    fn records_now(&self) -> Result<Nanos, String> {
-        self.driver.tracer()?.now().map_err(said)
-    }
-
-    fn join(&mut self, clocks: &Clocks, spans: &mut Vec<Span>) -> Result<(), Misfit> {
-        let Timing { launches, records, replayed, .. } = &mut self.timing;
-        let Some(form) = replayed else {
-            launches.order(records)?;
-            return launches.spans(records, clocks, spans);
-        };
-        match self.graphs.captured(*form) {
-            Some((launches, nodes)) => {
-                launches.order_replayed(nodes, records)?;
-                launches.spans(records, clocks, spans)
+            Way::Events => {
+                let mut known = Vec::with_capacity(flight.operations);
+                self.flights.spans(&*self.driver, flight, now, &mut known)?;
+                Some(known)
             }
-            None => Err(Misfit::Count { launches: 0, records: records.len() }),
-        }
+            Way::Records => {
+                self.flights.pass(&*self.driver, flight)?;
+                None
+            }
+        };
+        self.land_recorded(known, now, spans)
     }
 
-    /// Events tell the times from now on.
-    fn give_up(&mut self, why: String) -> Result<(), DriverError> {
+    /// Events tell the times from now on. Nothing runs.
+    pub(super) fn give_up(&mut self, why: String) -> Result<(), DriverError> {
         if let Ok(tracer) = self.driver.tracer() {
             // Whether it stops or not, it is not asked again.
             let _ = tracer.trace(false);
@@ -243,8 +240,4 @@ impl Cuda {
         let _ = tracer.trace(true);
         done
     }
-}
-
-fn said(error: DriverError) -> String {
-    error.to_string()
 }

@@ -29,9 +29,10 @@ pub trait Tracer {
     fn launched(&self, kernels: &mut Vec<Function>);
 
     /// Moves there the records of what ran since the last call, in any order, and gives how many
-    /// were dropped on their way. All work is done.
+    /// were dropped on their way. All work is done. There are at least so many: where fewer are
+    /// found, it may look again for a moment.
     ///
     /// # Errors
     /// [`DriverError::Failed`] if it is refused.
-    fn records(&self, records: &mut Vec<Record>) -> Result<u64, DriverError>;
+    fn records(&self, least: usize, records: &mut Vec<Record>) -> Result<u64, DriverError>;
 }

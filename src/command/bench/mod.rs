@@ -136,6 +136,9 @@ struct Outcome {
     decode: Rates,
     /// What tells when operations ran: host_clock, events or records.
     timed_by: &'static str,
+    /// What a reader of their times should know: why there are no records of kernels, if there are
+    /// none, and of how many steps that left no operation with a time.
+    timed_by_note: Option<String>,
     /// What that does to the time of a step, of prefill and of decode; rates are of steps that
     /// nothing times. Nothing where all are timed, as they are by the host's clock.
     inflation: BTreeMap<&'static str, Inflation>,
@@ -229,6 +232,7 @@ fn outcome(
         prefill,
         decode,
         timed_by: device.backend().timed_by().code(),
+        timed_by_note: device.backend().timed_by().note(),
         inflation: measured.inflation,
         decode_shares: measured.decode_shares,
         counters: None,
@@ -347,6 +351,9 @@ fn print_shares(out: &mut impl Write, outcome: &Outcome) -> Result<(), BenchErro
             out,
             "{name:28}{median:>12.3}  (by {by}, {pairs} pairs, quartiles {low:.3} to {high:.3})"
         )?;
+    }
+    if let Some(note) = &outcome.timed_by_note {
+        writeln!(out, "{note}")?;
     }
     Ok(())
 }

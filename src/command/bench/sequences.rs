@@ -1,10 +1,10 @@
 //! A device and sequences that run on it, step by step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::super::device::Device;
-use crate::backend::{DeviceError, Sampled, Sampling, SequenceRows, Span, StepInputs};
+use crate::backend::{DeviceError, LateSpans, Sampled, Sampling, SequenceRows, Span, StepInputs};
 use crate::cost::{Budget, Formulas, Kernel};
 use crate::engine::forward;
 use crate::unit::Nanos;
@@ -42,17 +42,16 @@ pub(super) struct Bench {
     plan: Plan,
     /// Block tables, one per sequence.
     tables: Vec<Vec<u32>>,
-    /// What each operation of the last step had to do, and when it ran.
+    /// What each operation of the last step whose times are known had to do, and when it ran.
     pub budgets: Vec<Budget>,
     pub spans: Vec<Span>,
+    /// What each operation had to do of steps that have not ended, and of those that have and whose
+    /// times come late.
+    flying: VecDeque<Vec<Budget>>,
+    late: VecDeque<Vec<Budget>>,
     /// How long each kernel ran in steps that were timed.
     times: BTreeMap<Kernel, Nanos>,
     sampled: Vec<Sampled>,
-    /// Whether operations are timed: the steps whose times are looked at run one by one, the others
-    /// as far ahead as the device takes them.
-    timed: bool,
-    /// Steps that have not ended.
-    flying: u32,
 }
 
 impl Bench {
@@ -67,17 +66,16 @@ impl Bench {
             tables: (0..sequences).map(table).collect(),
             budgets: Vec::new(),
             spans: Vec::new(),
+            flying: VecDeque::new(),
+            late: VecDeque::new(),
             times: BTreeMap::new(),
             sampled: Vec::new(),
-            timed: true,
-            flying: 0,
         }
     }
 
     /// Whether operations are timed from the next step on; says whether they are.
     pub fn time_operations(&mut self, each: bool) -> bool {
-        self.timed = self.device.backend_mut().time_operations(each);
-        self.timed
+        self.device.backend_mut().time_operations(each)
     }
 
     /// A random token, the same for the same seed.
@@ -167,30 +165,52 @@ impl Bench {
             sampling: &sampling,
         })?;
         let layers = self.device.backend().shape().layers;
-        self.budgets.clear();
+        let mut budgets = Vec::new();
         for (op, budget) in forward::step(&self.formulas, layers, &load) {
-            self.budgets.push(budget);
+            budgets.push(budget);
             self.device.backend_mut().launch(op)?;
         }
         self.device.backend_mut().submit()?;
-        self.flying += 1;
-        let most = if self.timed { 1 } else { self.device.backend().steps_in_flight() };
-        self.end(most - 1)?;
-        Ok(self.budgets.iter().map(|budget| budget.weight_bytes.0).sum())
+        let weight_bytes = budgets.iter().map(|budget| budget.weight_bytes.0).sum();
+        self.flying.push_back(budgets);
+        // As far ahead as in a run, timed or not.
+        let most = self.device.backend().steps_in_flight() as usize;
+        self.end(most.saturating_sub(1))?;
+        Ok(weight_bytes)
     }
 
-    /// Waits until at most so many steps have not ended.
-    fn end(&mut self, flying: u32) -> Result<(), DeviceError> {
-        while self.flying > flying {
-            self.flying -= 1;
-            self.spans.clear();
+    /// Waits until at most so many steps have not ended, and takes what times are known then.
+    fn end(&mut self, flying: usize) -> Result<(), DeviceError> {
+        while self.flying.len() > flying
+            && let Some(budgets) = self.flying.pop_front()
+        {
             self.sampled.clear();
-            self.device.backend_mut().end_step(&mut self.spans, &mut self.sampled)?;
-            for (budget, span) in self.budgets.iter().zip(&self.spans) {
-                let time = span.end.saturating_sub(span.start);
-                *self.times.entry(budget.kernel).or_default() += time;
+            let mut spans = Vec::new();
+            self.device.backend_mut().end_step(&mut spans, &mut self.sampled)?;
+            match self.device.backend().late_steps() {
+                0 => self.note(budgets, spans),
+                _ => self.late.push_back(budgets),
+            }
+        }
+        while flying == 0
+            && let Some(budgets) = self.late.pop_front()
+        {
+            let mut spans = Vec::new();
+            match self.device.backend_mut().late_spans(&mut spans)? {
+                LateSpans::Told | LateSpans::Untold => self.note(budgets, spans),
+                LateSpans::Awaited => {
+                    return Err(DeviceError::Lost("a step that has ended has no times".to_owned()));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes the times of a step; of none if it was not timed.
+    fn note(&mut self, budgets: Vec<Budget>, spans: Vec<Span>) {
+        for (budget, span) in budgets.iter().zip(&spans) {
+            *self.times.entry(budget.kernel).or_default() += span.end.saturating_sub(span.start);
+        }
+        (self.budgets, self.spans) = (budgets, spans);
     }
 }
