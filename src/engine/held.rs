@@ -161,3 +161,51 @@ impl Telling<'_> {
         step.end
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Cargo;
+    use crate::unit::Bytes;
+
+    fn span(start: u64, end: u64) -> Span {
+        Span { start: Nanos(start), end: Nanos(end) }
+    }
+
+    fn copy(direction: Direction, start: u64, end: u64) -> CopySpan {
+        CopySpan { span: span(start, end), cargo: Cargo::Data, direction, bytes: Bytes(8) }
+    }
+
+    /// Where copies at 100–110, 110–115 and 190–197 of a step lie beside such operations.
+    fn fitted(spans: &[Span], after: u64, followed: bool) -> Vec<(u64, u64)> {
+        let step = Step { end: Nanos(200), ..Step::default() };
+        let copies = vec![
+            copy(Direction::ToDevice, 100, 110),
+            copy(Direction::Within, 110, 115),
+            copy(Direction::ToHost, 190, 197),
+        ];
+        let (rows, operations, first) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Ended { step, followed, rows, operations, copies, first };
+        ended.fit_copies(spans, Nanos(after));
+        ended.copies.iter().map(|copy| (copy.span.start.0, copy.span.end.0)).collect()
+    }
+
+    #[test]
+    fn copies_lie_around_operations_that_another_clock_timed() {
+        let operations = [span(120, 130), span(130, 180)];
+        // As long as they took, before the first and behind the last.
+        assert_eq!(fitted(&operations, 0, true), [(105, 115), (115, 120), (180, 187)]);
+        // The step before ended later than that.
+        assert_eq!(fitted(&operations, 112, true), [(112, 115), (115, 120), (180, 187)]);
+        assert_eq!(fitted(&operations, 119, true), [(119, 119), (119, 120), (180, 187)]);
+        // Behind a step that nothing followed the host has noticed its end.
+        let late = [span(120, 198)];
+        assert_eq!(fitted(&late, 0, false), [(105, 115), (115, 120), (198, 200)]);
+        assert_eq!(fitted(&late, 0, true), [(105, 115), (115, 120), (198, 205)]);
+    }
+
+    #[test]
+    fn of_a_step_without_times_no_copy_is_told() {
+        assert_eq!(fitted(&[], 0, true), []);
+    }
+}

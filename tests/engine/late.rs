@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use gemba::backend::modelled::ModelledDevice;
 use gemba::backend::{
-    Backend, Description, DeviceError, LateSpans, Limits, Op, Sampled, Span, StepInputs,
+    Backend, CopySpan, Description, DeviceError, LateSpans, Limits, Op, Sampled, Span, StepInputs,
 };
 use gemba::cost::Storage;
 use gemba::event::{Ceilings, DeviceState, Fact};
@@ -108,6 +108,10 @@ impl Backend for Late {
         Ok(())
     }
 
+    fn copies(&self) -> &[CopySpan] {
+        self.inner.copies()
+    }
+
     fn late_steps(&self) -> usize {
         self.waiting.len()
     }
@@ -162,6 +166,51 @@ fn what_is_said_late_is_what_would_have_been_said_at_once() {
         assert_eq!(late.outputs, at_once.outputs, "{name}");
         assert!(seen.told.get() > 10, "{name}: {seen:?}");
     }
+}
+
+/// Copies take as long as they took, beside the operations that they came with.
+#[test]
+fn copies_are_said_with_the_operations_of_their_step() {
+    let linked =
+        gemba::backend::modelled::Timing { host_link_bytes_per_s: 1_000_000_000, ..asynchronous() };
+    let copies = |said: &[Fact]| -> Vec<(u64, u64, u64)> {
+        let copy = |fact: &Fact| match fact {
+            Fact::Copy(copy) => {
+                Some((copy.step.unwrap().0, copy.end.0 - copy.start.0, copy.bytes.0))
+            }
+            _ => None,
+        };
+        said.iter().filter_map(copy).collect()
+    };
+    let seen = Rc::default();
+    let late = super::said_by(linked, |device| Box::new(Late::new(device, 5, usize::MAX, &seen)));
+    assert!(seen.told.get() > 5 && copies(&late).len() > 20, "{seen:?}");
+    assert_eq!(copies(&late).len() % 2, 0);
+    // Inputs before the first operation, choices behind the last, none in another step.
+    let mut before = Nanos::ZERO;
+    for step in 0..copies(&late).len() as u64 / 2 {
+        let of = |fact: &&Fact| match fact {
+            Fact::Launch(launch) => launch.step.is_some_and(|of| of.0 == step),
+            Fact::Copy(copy) => copy.step.is_some_and(|of| of.0 == step),
+            _ => false,
+        };
+        let mut times: Vec<(Nanos, Nanos, bool)> = late
+            .iter()
+            .filter(of)
+            .map(|fact| match fact {
+                Fact::Copy(copy) => (copy.start, copy.end, true),
+                Fact::Launch(launch) => (launch.start, launch.end, false),
+                _ => unreachable!(),
+            })
+            .collect();
+        times.sort_unstable();
+        assert!(times[0].2 && times.last().unwrap().2, "{step}: {times:?}");
+        assert!(times.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{step}: {times:?}");
+        assert!(before <= times[0].0);
+        before = times.last().unwrap().1;
+    }
+    let spent = |copies: &[(u64, u64, u64)]| copies.iter().map(|(_, took, _)| took).sum::<u64>();
+    assert!(spent(&copies(&late)) > 0);
 }
 
 #[test]
