@@ -251,7 +251,7 @@ pub enum DeviceError {
 ///    before the end of the one before. Of a step whose operations are not timed it appends no
 ///    span, and [`Backend::copies`] tells of none; nor of one whose spans come late: that one and
 ///    those after it are counted by [`Backend::late_steps`] then, and [`Backend::late_spans`] hands
-///    the spans over.
+///    the spans over. Copies of a step whose spans nothing tells after all are not believed.
 /// 4. Nothing is allocated between `begin_step` and `end_step`.
 /// 5. The result of a row depends on its sequence alone, to the last bit: not on the other rows
 ///    of the step, nor on how its sequence was cut into steps. [`cuda`] keeps this within one

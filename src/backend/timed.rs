@@ -34,8 +34,8 @@ impl TimedBy {
                 Some(format!("Operations were timed by events between kernels: {why}."))
             }
             Self::Records { library } => {
-                let all = "Operations were timed by CUPTI's records of kernels, for which the \
-                           device ran empty four times a second.";
+                let all = "Operations were timed by CUPTI's records of kernels, for which a device \
+                           whose steps follow each other runs empty four times a second.";
                 let but = " Steps of more than 64 rows, in which cuBLASLt may multiply, were timed \
                            by events.";
                 Some(if *library { format!("{all}{but}") } else { all.to_owned() })

@@ -158,7 +158,7 @@ impl Engine<'_> {
                     )));
                 }
                 LateSpans::Told | LateSpans::Untold => {
-                    telling.release(&self.chronicle, &self.spans);
+                    telling.release(&self.chronicle, &mut self.spans);
                 }
             }
         }
@@ -196,7 +196,7 @@ impl Engine<'_> {
                 recorder.hold(ended);
                 noticed
             }
-            false => recorder.say(ended, &self.chronicle, &self.spans),
+            false => recorder.say(ended, &self.chronicle, &mut self.spans),
         };
         self.chronicle.blocks(noticed, &effects.memory, recorder);
         self.end(&effects.ended, noticed, recorder);

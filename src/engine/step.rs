@@ -390,7 +390,7 @@ impl<'c> Engine<'c> {
         self.telling(recorder, |engine, telling| {
             // Nothing will tell the times of these.
             while telling.waits_for().is_some() {
-                telling.release(&engine.chronicle, &[]);
+                telling.release(&engine.chronicle, &mut []);
             }
             let at = engine.clock.now();
             for (request, output_tokens) in engine.scheduler.abandon() {

@@ -69,6 +69,13 @@ impl LogReader {
         let file = File::open(path).map_err(TraceError::io("read", path))?;
         Self::new(BufReader::with_capacity(1 << 20, file), path)
     }
+
+    /// The version of a log; none if it cannot be read or is no log of a version that is known.
+    pub(super) fn version(path: &Path) -> Option<u8> {
+        let mut magic = [0; 8];
+        File::open(path).ok()?.read_exact(&mut magic).ok()?;
+        check_magic(&magic, path).ok().map(|()| magic[7])
+    }
 }
 
 impl<R: Read> LogReader<R> {

@@ -92,7 +92,11 @@ pub const NAMES: &[Name] = &[
     ),
     metric("gemba.device.time", "s", "device time by cause"),
     metric("gemba.memory.time", "By.s", "device memory held, by cause"),
-    metric("gemba.memory.moved", "By", "bytes moved in device memory, by cause"),
+    metric(
+        "gemba.memory.moved",
+        "By",
+        "bytes moved, in device memory and over the host link, by cause",
+    ),
     metric("gemba.rows", "{row}", "token rows launched, by cause"),
     metric("gemba.request.time", "s", "time of requests in the system, by cause"),
     metric(

@@ -378,6 +378,25 @@ mod tests {
         assert!(Run::open(dir.path()).unwrap().copies.is_empty());
     }
 
+    /// Its log cannot tell of copies: nothing is made again, whatever became of it since.
+    #[test]
+    fn a_folder_of_an_earlier_version_is_read_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        record(dir.path(), facts(10));
+        Run::open(dir.path()).unwrap();
+        let [table, log] = ["copies.parquet", "events.log"].map(|name| dir.path().join(name));
+        fs::remove_file(&table).unwrap();
+        let mut bytes = fs::read(&log).unwrap();
+        bytes[7] = 1;
+        bytes[8..].fill(0xff);
+        fs::write(&log, bytes).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        fs::File::options().write(true).open(&log).unwrap().set_modified(long_ago).unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        assert_eq!((run.launches.len(), run.copies.len()), (10, 0));
+        assert!(!table.is_file());
+    }
+
     #[test]
     fn tables_of_another_run_are_not_believed() {
         let dir = tempfile::tempdir().unwrap();

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use polars::prelude::PolarsResult;
 
-use super::super::TraceError;
 use super::super::run::Run;
+use super::super::{LogReader, TraceError};
 use super::columns::{ABSENT, Columns, Table, Vocabulary, failed, present, write as write_table};
 use crate::event::{
     Arrival, Cargo, DeviceState, Direction, Fate, Finish, Memory, MemoryChange, MemoryClass,
@@ -50,7 +50,7 @@ pub(super) fn read(folder: &Path, run: &mut Run) -> Result<(), TraceError> {
     run.rows = read_rows(&Table::read(&path("rows"), id)?)?;
     run.memory = read_memory(&Table::read(&path("memory"), id)?)?;
     run.power = read_power(&Table::read(&path("power"), id)?)?;
-    // Folders of earlier versions have none.
+    // Folders of earlier versions have none, and those whose log is gone need not.
     let copies = path("copies");
     if copies.is_file() {
         run.copies = read_copies(&Table::read(&copies, id)?)?;
@@ -58,9 +58,11 @@ pub(super) fn read(folder: &Path, run: &mut Run) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// Whether the tables of a folder lack one that its log would give.
+/// Whether the tables of a folder lack one that its log would give: logs of the first version tell
+/// of no copies.
 pub(super) fn lacks(folder: &Path, log: &Path) -> bool {
-    log.is_file() && !folder.join("copies.parquet").is_file()
+    let made = folder.join("copies.parquet").is_file();
+    !made && log.is_file() && LogReader::version(log).is_some_and(|version| version > 1)
 }
 
 /// A vocabulary out of codes, and the place of a value in it.
