@@ -71,6 +71,7 @@ impl LogReader {
     }
 
     /// The version of a log; none if it cannot be read or is no log of a version that is known.
+    #[cfg(feature = "analysis")]
     pub(super) fn version(path: &Path) -> Option<u8> {
         let mut magic = [0; 8];
         File::open(path).ok()?.read_exact(&mut magic).ok()?;
