@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepId;
+use super::fact::codes;
 use crate::unit::{Bytes, Nanos};
 
 /// What a copy carries.
@@ -15,20 +16,6 @@ pub enum Cargo {
     KvBlocks,
 }
 
-impl Cargo {
-    /// Every one, in the order of the enum.
-    pub const ALL: &'static [Self] = &[Self::Data, Self::KvBlocks];
-
-    /// The word that stands in the tables.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Data => "data",
-            Self::KvBlocks => "kv_blocks",
-        }
-    }
-}
-
 /// Where a copy goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,21 +26,6 @@ pub enum Direction {
     ToHost,
     /// From one place in the device's memory to another.
     Within,
-}
-
-impl Direction {
-    /// Every one, in the order of the enum.
-    pub const ALL: &'static [Self] = &[Self::ToDevice, Self::ToHost, Self::Within];
-
-    /// The word that stands in the tables.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::ToDevice => "to_device",
-            Self::ToHost => "to_host",
-            Self::Within => "within",
-        }
-    }
 }
 
 /// A device copied memory.
@@ -88,6 +60,9 @@ impl MemoryCopy {
         }
     }
 }
+
+codes!(Cargo { Data = "data", KvBlocks = "kv_blocks" });
+codes!(Direction { ToDevice = "to_device", ToHost = "to_host", Within = "within" });
 
 #[cfg(test)]
 mod tests {

@@ -309,6 +309,7 @@ macro_rules! codes {
         }
     };
 }
+pub(super) use codes;
 
 codes!(Driver {
     Rows = "rows",

@@ -260,26 +260,31 @@ fn events_tell_when_the_copies_of_a_step_ran() {
     }
 }
 
-/// Copies of a step that waited for another one are told by the device's clock, too: behind
-/// everything that the other one did.
-#[test]
-fn copies_of_steps_in_flight_run_one_after_another() {
+/// An engine on such a driver that was given its requests.
+fn begun<'c>(driver: Recorded, clock: &'c Arc<Steady>, facts: &mut Vec<Fact>) -> Engine<'c> {
     let options = crate::engine::options();
-    let driver = Recorded::new(Rc::default(), 1 << 30);
     let plan = Options {
         precision: Precision::Q8_0.into(),
         kv_precision: Precision::F16.into(),
         limits: limits(&options),
         techniques: Techniques::ALL,
     };
-    let clock = Arc::new(Steady::default());
-    let cuda = Cuda::load(Box::new(driver), &small(|_| ()), plan, clock.clone()).unwrap();
-    let mut engine = Engine::new(Box::new(cuda), options, 0, &*clock).unwrap();
-    let mut facts: Vec<Fact> = Vec::new();
-    engine.begin(States::new(0), &mut facts);
+    let cuda = Cuda::load(Box::new(driver), &small(|_| ()), plan, Arc::clone(clock) as _).unwrap();
+    let mut engine = Engine::new(Box::new(cuda), options, 0, &**clock).unwrap();
+    engine.begin(States::new(0), facts);
     for order in crate::engine::orders(300) {
-        engine.submit(order, &mut facts);
+        engine.submit(order, facts);
     }
+    engine
+}
+
+/// Copies of a step that waited for another one are told by the device's clock, too: behind
+/// everything that the other one did.
+#[test]
+fn copies_of_steps_in_flight_run_one_after_another() {
+    let driver = Recorded::new(Rc::default(), 1 << 30);
+    let (clock, mut facts) = (Arc::new(Steady::default()), Vec::new());
+    let mut engine = begun(driver, &clock, &mut facts);
     let closed = Outlook { closed: true, external: 0 };
     while matches!(engine.turn(closed, &mut facts).unwrap(), Turn::Ran) {}
     let facts = Facts::checked(&facts);
@@ -301,22 +306,10 @@ fn without_records_events_tell_the_times_and_why() {
 
 #[test]
 fn an_engine_tells_no_launches_of_steps_that_are_not_timed() {
-    let (options, tape) = (crate::engine::options(), Rc::new(Tape::default()));
+    let tape = Rc::new(Tape::default());
     let driver = Recorded::traced(Rc::clone(&tape), 1 << 30);
-    let plan = Options {
-        precision: Precision::Q8_0.into(),
-        kv_precision: Precision::F16.into(),
-        limits: limits(&options),
-        techniques: Techniques::ALL,
-    };
-    let clock = Arc::new(Steady::default());
-    let cuda = Cuda::load(Box::new(driver), &small(|_| ()), plan, clock.clone()).unwrap();
-    let mut engine = Engine::new(Box::new(cuda), options, 0, &*clock).unwrap();
-    let mut facts: Vec<Fact> = Vec::new();
-    engine.begin(States::new(0), &mut facts);
-    for order in crate::engine::orders(300) {
-        engine.submit(order, &mut facts);
-    }
+    let (clock, mut facts) = (Arc::new(Steady::default()), Vec::new());
+    let mut engine = begun(driver, &clock, &mut facts);
     let launched = |facts: &[Fact]| facts.iter().any(|fact| matches!(fact, Fact::Launch(_)));
     for timed in [true, false, true, false] {
         engine.time_operations(timed);
